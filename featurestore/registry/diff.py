@@ -1,0 +1,267 @@
+"""What changed between an applied definition and a declared one, change by change, and what each means for readers.
+
+*compatible*: what was written stays valid and readers notice nothing. *signature*: columns of a service change, so
+models and clients must bind anew. *breaking*: rows, meanings or promises that readers rely on change; a feature view
+then needs a new version. This module is the one place where evolution is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from featurestore.entity import Entity
+from featurestore.feature_service import FeatureService
+from featurestore.feature_view import FeatureView
+from featurestore.field import Field
+from featurestore.fingerprint import definition_fingerprint, service_signature
+from featurestore.registry.validate_field import lower_bound, upper_bound
+from featurestore.source import SqlSource
+
+Impact = Literal["compatible", "signature", "breaking"]
+#: From harmless to harmful.
+IMPACTS: tuple[Impact, ...] = ("compatible", "signature", "breaking")
+
+_LABELS = ("description", "owner", "tags")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One thing that changed, in words."""
+
+    what: str
+    impact: Impact = "compatible"
+
+
+def worst(impacts: Sequence[Impact]) -> Impact:
+    """The most harmful of them; nothing is compatible."""
+    return max(impacts, key=IMPACTS.index, default="compatible")
+
+
+def entity_changes(applied: Entity, declared: Entity) -> list[Change]:
+    """What changed in an entity."""
+    changes = list(_labels(applied, declared))
+    if list(applied.join_keys.items()) != list(declared.join_keys.items()):
+        changes.append(
+            Change(what=f"join keys {_keys(applied.join_keys)} become {_keys(declared.join_keys)}", impact="breaking")
+        )
+    return changes
+
+
+def view_changes(applied: FeatureView, declared: FeatureView, schemas: Mapping[int, Sequence[Field]]) -> list[Change]:
+    """What changed in a view of one version; `schemas` are the field lists it has had, by schema id."""
+    if definition_fingerprint(applied) == definition_fingerprint(declared):
+        return []
+    changes = [*_key_changes(applied, declared), *_field_list_changes(applied, declared)]
+    first = {field.name for field in schemas[min(schemas)]} if schemas else set(applied.fields)
+    for name, before in applied.fields.items():
+        if name in declared.fields:
+            changes += _field_changes(before, declared.fields[name], always=name in first)
+    changes += [*_source_changes(applied, declared), *_promise_changes(applied, declared)]
+    return changes + list(_labels(applied, declared))
+
+
+def service_changes(
+    applied: FeatureService,
+    declared: FeatureService,
+    views: Mapping[str, FeatureView],
+    signatures: tuple[str, str] | None = None,
+) -> list[Change]:
+    """What changed in a service; `signatures` are the recorded one and the new one, computed here when not given."""
+    before, after = signatures or (service_signature(applied, views), service_signature(declared, views))
+    changes = []
+    if before != after:
+        changes.append(Change(what=f"signature changes: {_signature_words(applied, declared)}", impact="signature"))
+    elif applied.request_fields != declared.request_fields:
+        changes.append(Change(what="contract of request fields changes"))
+    if applied.on_stale != declared.on_stale:
+        changes.append(Change(what=f"on_stale {applied.on_stale} -> {declared.on_stale}"))
+    return changes + list(_labels(applied, declared))
+
+
+# ------------------------------------------------------------------ keys and columns of a view
+
+
+def _key_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
+    before = [(entity.name, list(entity.join_keys.items())) for entity in applied.entities]
+    after = [(entity.name, list(entity.join_keys.items())) for entity in declared.entities]
+    if list(applied.join_keys.items()) != list(declared.join_keys.items()):
+        keys = f"join keys {_keys(applied.join_keys)} become {_keys(declared.join_keys)}"
+        yield Change(what=keys, impact="breaking")
+    elif before != after:
+        names = [" ".join(name for name, _ in side) for side in (before, after)]
+        yield Change(what=f"entities {names[0]} become {names[1]}", impact="breaking")
+
+
+def _field_list_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
+    for name in applied.fields:
+        if name not in declared.fields:
+            yield Change(what=f"field {name} is removed", impact="breaking")
+    for name, field in declared.fields.items():
+        if name not in applied.fields:
+            filled = "" if field.default is None else f", {field.default!r} in rows written before"
+            if field.nullable or field.default is not None:
+                yield Change(what=f"field {name} ({field.dtype}) is added{filled}")
+            else:
+                what = f"field {name} is added, not nullable and without default, so earlier rows have no value"
+                yield Change(what=what, impact="breaking")
+    kept = [name for name in applied.fields if name in declared.fields]
+    if kept != [name for name in declared.fields if name in applied.fields]:
+        yield Change(what="fields stand in another order")
+
+
+def _field_changes(before: Field, after: Field, *, always: bool) -> Iterator[Change]:
+    """`always`: every row ever written has the field, so its default is never used."""
+    name = f"field {before.name}"
+    if before.dtype != after.dtype:
+        yield Change(what=f"{name}: {before.dtype} becomes {after.dtype}", impact="breaking")
+        return
+    if before.nullable and not after.nullable:
+        yield Change(what=f"{name} is no longer nullable", impact="breaking")
+    elif after.nullable and not before.nullable:
+        yield Change(what=f"{name} becomes nullable")
+    for rule in _rule_changes(before, after):
+        yield Change(what=f"{name}: {rule.what}", impact=rule.impact)
+    if before.default != after.default:
+        what = f"{name}: default {before.default!r} -> {after.default!r}"
+        if always:
+            yield Change(what=what)
+        else:
+            yield Change(what=f"{what}, which rewrites rows from before the field", impact="breaking")
+    if any(getattr(before, label) != getattr(after, label) for label in ("description", "tags")):
+        yield Change(what=f"{name}: description or tags")
+
+
+def _rule_changes(before: Field, after: Field) -> Iterator[Change]:
+    yield from _limit_change("lower bound", lower_bound(before), lower_bound(after), _lower_is_narrower)
+    yield from _limit_change("upper bound", upper_bound(before), upper_bound(after), _upper_is_narrower)
+    nan_before, nan_after = (not field.bounded or field.allow_nan for field in (before, after))
+    if nan_before != nan_after:
+        yield _judged("NaN is allowed" if nan_after else "NaN is refused", narrower=not nan_after)
+    yield from _allowed_change(before, after)
+    if before.pattern != after.pattern:
+        what = f"pattern {before.pattern!r} -> {after.pattern!r}"
+        yield _judged(what, narrower=after.pattern is not None)
+    shorter = (before.max_length, after.max_length)
+    yield from _limit_change("max_length", *shorter, lambda old, new: bool(new < old))
+    longer = (before.min_length or None, after.min_length or None)
+    yield from _limit_change("min_length", *longer, lambda old, new: bool(new > old))
+
+
+def _limit_change(what: str, before: Any, after: Any, narrower: Any) -> Iterator[Change]:
+    if before == after:
+        return
+    tighter = after is not None and (before is None or narrower(before, after))
+    words = "is dropped" if after is None else "is added" if before is None else "moves"
+    yield _judged(f"{what} {words} ({_limit(before)} -> {_limit(after)})", narrower=tighter)
+
+
+def _lower_is_narrower(before: tuple[Any, bool], after: tuple[Any, bool]) -> bool:
+    return bool(after > before)
+
+
+def _upper_is_narrower(before: tuple[Any, bool], after: tuple[Any, bool]) -> bool:
+    return bool(after[0] < before[0] or (after[0] == before[0] and after[1] and not before[1]))
+
+
+def _allowed_change(before: Field, after: Field) -> Iterator[Change]:
+    if before.allowed_values == after.allowed_values:
+        return
+    if after.allowed_values is None:
+        yield _judged("any value is allowed", narrower=False)
+    elif before.allowed_values is None:
+        yield _judged("allowed_values is added", narrower=True)
+    else:
+        gone = [value for value in before.allowed_values if value not in set(after.allowed_values)]
+        fresh = [value for value in after.allowed_values if value not in set(before.allowed_values)]
+        if gone:
+            yield _judged(f"allowed values {_some(gone)} are removed", narrower=True)
+        elif fresh:
+            yield _judged(f"allowed values {_some(fresh)} are added", narrower=False)
+        else:
+            yield _judged("allowed values stand in another order", narrower=False)
+
+
+def _judged(what: str, *, narrower: bool) -> Change:
+    return Change(what=f"{what}, which narrows the contract" if narrower else what, impact=_breaking_if(narrower))
+
+
+def _breaking_if(condition: bool) -> Impact:
+    return "breaking" if condition else "compatible"
+
+
+# ------------------------------------------------------------------ source and promises of a view
+
+
+def _source_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
+    before, after = applied.source, declared.source
+    for name in ("timestamp_field", "created_timestamp_column", "timezone", "ambiguous"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            yield Change(what=f"source: {name} {old!r} -> {new!r}, which changes what time means", impact="breaking")
+    if type(before) is not type(after):
+        yield Change(what=f"source becomes {'SQL' if isinstance(after, SqlSource) else 'a file'}")
+        return
+    for name in ("path", "query", "inputs", "threads", "overlap", "lookback", "description"):
+        if getattr(before, name, None) != getattr(after, name, None):
+            yield Change(what=f"source: {name}")
+
+
+def _promise_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
+    if applied.ttl != declared.ttl:
+        what = f"ttl {_duration(applied.ttl)} -> {_duration(declared.ttl)}, which changes when values expire"
+        yield Change(what=what, impact="breaking")
+    if applied.freshness != declared.freshness:
+        yield Change(what=f"freshness {_duration(applied.freshness)} -> {_duration(declared.freshness)}")
+    if applied.on_violation != declared.on_violation:
+        yield Change(what=f"on_violation {applied.on_violation} -> {declared.on_violation}")
+
+
+# ------------------------------------------------------------------ words
+
+
+def _labels(applied: Any, declared: Any) -> Iterator[Change]:
+    for name in _LABELS:
+        if getattr(applied, name, None) != getattr(declared, name, None):
+            yield Change(what=name)
+
+
+def _signature_words(applied: FeatureService, declared: FeatureService) -> str:
+    """The chosen columns tell most; ttl, types and allowed values come with the view version."""
+    before, after = [_column_words(service) for service in (applied, declared)]
+    gone = [column for column in before if column not in after]
+    fresh = [column for column in after if column not in before]
+    words = [f"{_some(gone)} gone"] if gone else []
+    words += [f"{_some(fresh)} new"] if fresh else []
+    if not words:
+        words = ["columns stand in another order"] if before != after else ["a column's type, values or fill"]
+    return ", ".join(words)
+
+
+def _column_words(service: FeatureService) -> list[str]:
+    columns = [
+        f"{chosen.view}@{chosen.version}:{selected.field}" + (f" as {selected.alias}" if selected.alias else "")
+        for chosen in service.selections
+        for selected in chosen.fields
+    ]
+    return columns + [f"request:{field.name}" for field in service.request_fields]
+
+
+def _keys(keys: Mapping[str, Any]) -> str:
+    return "(" + ", ".join(f"{name} {dtype}" for name, dtype in keys.items()) + ")"
+
+
+def _limit(limit: Any) -> str:
+    if limit is None:
+        return "none"
+    return f"{limit[0]}{' excluded' if limit[1] else ''}" if isinstance(limit, tuple) else str(limit)
+
+
+def _some(values: Sequence[Any], shown: int = 5) -> str:
+    return ", ".join(map(str, values[:shown])) + (f" and {len(values) - shown} more" if len(values) > shown else "")
+
+
+def _duration(value: timedelta | None) -> str:
+    return "none" if value is None else str(value)

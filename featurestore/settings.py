@@ -1,0 +1,266 @@
+"""The settings of a repository: `featurestore.toml`, overridden by the environment, checked once and passed down.
+
+Order, later wins: defaults; the file; `FEATURESTORE_PROJECT` and `FEATURESTORE_<SECTION>_<KEY>`; the same with `_FILE`,
+which names a file that holds the value (for secrets). In the file, `key_file = "..."` does the same for `key`. Unknown
+settings are refused. Paths are relative to the repository's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
+from pydantic import Field as Setting
+
+from featurestore.errors import ConfigError, suggest
+
+FILE_NAME = "featurestore.toml"
+PREFIX = "FEATURESTORE_"
+#: Variables that are no settings: the clock (`--now`), tracebacks of defects, and failpoints of tests.
+OTHER_VARIABLES = ("FEATURESTORE_NOW", "FEATURESTORE_DEBUG", "FEATURESTORE_FAILPOINT")
+
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
+_Port = Annotated[int, Setting(ge=0, le=65535)]
+_Positive = Annotated[int, Setting(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RegistrySettings(_Section):
+    """Where definitions and job state lie."""
+
+    path: Path = Path("data/registry.db")
+    #: Longest wait for another process that writes, or applies.
+    wait_s: float = Setting(default=10.0, ge=0)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OfflineSettings(_Section):
+    """The offline store."""
+
+    kind: Literal["duckdb"] = "duckdb"
+    path: Path = Path("data/offline.duckdb")
+    threads: _Positive = Setting(default_factory=_cores)
+    #: Above this, DuckDB spills to disk beside its file.
+    memory_limit: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = "1GB"
+    #: Longest wait for another process that holds the file.
+    wait_s: float = Setting(default=10.0, ge=0)
+
+
+class OnlineSettings(_Section):
+    """The online store."""
+
+    kind: Literal["sqlite"] = "sqlite"
+    path: Path = Path("data/online.db")
+
+
+class DefinitionsSettings(_Section):
+    """Where the definitions are declared."""
+
+    path: Path = Path("definitions")
+
+
+class ServingSettings(_Section):
+    """The serving process."""
+
+    host: str = "127.0.0.1"
+    #: 0 takes any free port and prints it.
+    port: _Port = 6566
+    #: Most rows of one request; larger ones are refused.
+    max_keys: _Positive = 10_000
+    #: Longest time for open requests to finish after SIGTERM.
+    drain_s: float = Setting(default=10.0, ge=0)
+
+
+class MaterializationSettings(_Section):
+    """Load and publish."""
+
+    #: Rows of one Arrow batch; memory and lost work of a killed job are bounded by it.
+    batch_rows: _Positive = 100_000
+    #: How long a silent writer keeps its view.
+    lease_s: float = Setting(default=60.0, gt=0)
+
+
+class Settings(_Section):
+    """All settings of one repository, paths made absolute."""
+
+    #: The folder that holds featurestore.toml; paths of sources are relative to it.
+    root: Path = Setting(exclude=True)
+    project: _Name
+    registry: RegistrySettings = RegistrySettings()
+    offline: OfflineSettings = Setting(default_factory=OfflineSettings)
+    online: OnlineSettings = OnlineSettings()
+    definitions: DefinitionsSettings = DefinitionsSettings()
+    serving: ServingSettings = ServingSettings()
+    materialization: MaterializationSettings = MaterializationSettings()
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
+}
+
+
+def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of the repository in `root`; ConfigError names every fault at once."""
+    root = root.absolute()
+    faults: list[str] = []
+    values = _from_file(root, faults)
+    _merge(values, _from_environment(os.environ if environ is None else environ, root, faults))
+    if faults:
+        raise ConfigError(_listed(faults))
+    try:
+        settings = Settings.model_validate({**values, "root": root})
+    except ValidationError as error:
+        raise ConfigError(_listed([_fault(detail) for detail in error.errors()])) from error
+    return _absolute(settings)
+
+
+def shown(section: BaseModel) -> dict[str, Any]:
+    """The settings as plain JSON, secrets masked; paths inside the repository relative to it."""
+    root = getattr(section, "root", None)
+    return {name: _shown(value, root) for name, value in section if name != "root"}
+
+
+def _shown(value: Any, root: Path | None) -> Any:
+    match value:
+        case BaseModel():
+            return {name: _shown(inner, root) for name, inner in value}
+        case SecretStr():
+            return str(value)
+        case Path():
+            return (value.relative_to(root) if root and value.is_relative_to(root) else value).as_posix()
+    return value
+
+
+# ------------------------------------------------------------------ the file
+
+
+def _from_file(root: Path, faults: list[str]) -> dict[str, Any]:
+    path = root / FILE_NAME
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no {FILE_NAME} in {root}; go to a repository (or name it with -C DIR), or make one with "
+            "`featurestore init DIR`"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line") from error
+    _known(document, faults)
+    if isinstance(document.get("project_file"), str):
+        document["project"] = _content(root, document.pop("project_file"), FILE_NAME, faults)
+    for name in SECTIONS:
+        if isinstance(section := document.get(name), dict):
+            document[name] = _resolved(section, name, root, faults)
+    return document
+
+
+def _known(document: dict[str, Any], faults: list[str]) -> None:
+    for name in list(document):
+        if name not in ("project", "project_file", *SECTIONS):
+            faults.append(f"{FILE_NAME}: unknown setting {name!r}{suggest(name, ['project', *SECTIONS])}")
+            del document[name]
+
+
+def _resolved(section: dict[str, Any], name: str, root: Path, faults: list[str]) -> dict[str, Any]:
+    """The section with `key_file` replaced by `key`, unknown keys reported."""
+    known = list(SECTIONS[name].model_fields)
+    resolved: dict[str, Any] = {}
+    for key, value in section.items():
+        plain = key.removesuffix("_file")
+        if key in known:
+            resolved[key] = value
+        elif plain in known and plain in section:
+            faults.append(f"{FILE_NAME}: [{name}] has both {plain} and {key}; keep one")
+        elif plain in known:
+            resolved[plain] = _content(root, str(value), f"{FILE_NAME}: [{name}] {key}", faults)
+        else:
+            faults.append(f"{FILE_NAME}: unknown setting {key!r} in [{name}]{suggest(key, known)}")
+    return resolved
+
+
+def _content(root: Path, path: str, where: str, faults: list[str]) -> str:
+    try:
+        return (root / path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(f"{where}: {path} cannot be read ({error}); it should hold the value alone")
+        return ""
+
+
+# ------------------------------------------------------------------ the environment
+
+
+def _from_environment(environ: Mapping[str, str], root: Path, faults: list[str]) -> dict[str, Any]:
+    names = {f"{PREFIX}PROJECT": ("", "project")}
+    for section, model in SECTIONS.items():
+        names |= {f"{PREFIX}{section}_{key}".upper(): (section, key) for key in model.model_fields}
+    values: dict[str, Any] = {}
+    read_from_files: dict[str, Any] = {}
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or variable.startswith(OTHER_VARIABLES):
+            continue
+        if variable in names:
+            _place(values, names[variable], text)
+        elif (plain := variable.removesuffix("_FILE")) in names:
+            _place(read_from_files, names[plain], _content(root, text, variable, faults))
+        else:
+            faults.append(f"environment: unknown setting {variable}{suggest(variable, list(names))}")
+    _merge(values, read_from_files)
+    return values
+
+
+def _place(values: dict[str, Any], where: tuple[str, str], value: str) -> None:
+    section, key = where
+    (values.setdefault(section, {}) if section else values)[key] = value
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for name, value in over.items():
+        if isinstance(value, Mapping) and isinstance(values.get(name), dict):
+            values[name] |= value
+        else:
+            values[name] = value
+
+
+# ------------------------------------------------------------------ checks
+
+
+def _absolute(settings: Settings) -> Settings:
+    def under_root(section: _Section) -> _Section:
+        paths = {name: settings.root / value for name, value in section if isinstance(value, Path)}
+        return section.model_copy(update=paths)
+
+    return settings.model_copy(update={name: under_root(getattr(settings, name)) for name in SECTIONS})
+
+
+def _fault(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "missing":
+        return f'{where} is missing; add {where} = "my_{where}" to {FILE_NAME}'
+    if where == "project":
+        return (
+            f"project {detail['input']!r}: letters, digits and _ only, a letter first, at most 64; "
+            f"set project in {FILE_NAME} or {PREFIX}PROJECT"
+        )
+    return f"{where} = {detail['input']!r}: {detail['msg']}; set it in {FILE_NAME} or {_variable(detail['loc'])}"
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return PREFIX + "_".join(str(part) for part in location[:2]).upper()
+
+
+def _listed(faults: list[str]) -> str:
+    return faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} problems in the settings:", *faults])

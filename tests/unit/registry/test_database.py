@@ -1,0 +1,143 @@
+"""The registry file: migrations, several processes, and files that are not ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from featurestore.errors import StoreBusy, StoreError
+from featurestore.registry.database import Database, migrations, open_database
+from featurestore.registry.schema import REVISIONS, metadata
+
+
+@pytest.fixture
+def database(tmp_path: Path):
+    database = open_database(tmp_path / "registry.db")
+    yield database
+    database.close()
+
+
+def test_metadata_equals_all_migrations(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_listed_revisions_are_the_scripts() -> None:
+    scripts = ScriptDirectory.from_config(migrations())
+    assert tuple(script.revision for script in reversed(list(scripts.walk_revisions()))) == REVISIONS
+
+
+def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
+    first = open_database(tmp_path / "registry.db")
+    with first.write() as connection:
+        connection.exec_driver_sql("INSERT INTO projects VALUES ('shop', 7)")
+    first.close()
+    second = open_database(tmp_path / "registry.db")
+    with second.read() as connection:
+        assert connection.exec_driver_sql("SELECT revision FROM projects").scalar() == 7
+    second.close()
+
+
+def test_four_processes_may_open_it_for_the_first_time_at_once(tmp_path: Path) -> None:
+    """Each starts only when all are ready, opens the same missing file and takes one block of sequences."""
+    code = """
+import sys
+from pathlib import Path
+from featurestore.registry.registry import open_state
+print("ready", flush=True)
+sys.stdin.readline()
+registry, state = open_state(Path(sys.argv[1]), "shop")
+print(state.take_sequences("weather@1", 10))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "data" / "registry.db")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, answers
+    assert sorted(int(out) for out, _ in answers) == [1, 11, 21, 31]
+
+
+def test_a_file_of_a_newer_release_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    open_database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v9999'")
+    connection.close()
+    with pytest.raises(StoreError, match=r"newer featurestore.*v9999.*upgrade featurestore"):
+        open_database(path)
+
+
+def test_a_corrupt_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(StoreError, match=r"registry\.db is not a readable SQLite file.*backup"):
+        open_database(path)
+    assert path.read_bytes() == b"this is no database" * 100
+
+
+def test_a_file_cut_short_is_a_store_error(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    open_database(path).close()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3] + b"\xff" * 5000)
+    with pytest.raises(StoreError, match="not a readable SQLite file"):
+        open_database(path)
+
+
+def test_the_database_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE invoices (id INTEGER)")
+    connection.close()
+    with pytest.raises(StoreError, match="SQLite file of something else.*invoices"):
+        open_database(path)
+
+
+def test_a_path_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="folder cannot be made"):
+        open_database(tmp_path / "file" / "registry.db")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        open_database(tmp_path)
+
+
+def test_waiting_for_a_writer_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    database = open_database(path, wait_s=0.1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusy, match="another process has been writing for 0.1 s"), database.write():
+        pass
+    with database.read() as connection:  # readers do not wait for writers
+        assert connection.exec_driver_sql("SELECT count(*) FROM runs").scalar() == 0
+    other.close()
+    database.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_uses_a_connection_of_its_own(database: Database) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("INSERT INTO projects VALUES ('shop', 1)")
+    child = os.fork()
+    if child == 0:
+        with database.write() as connection:
+            connection.exec_driver_sql("UPDATE projects SET revision = revision + 1")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE projects SET revision = revision + 1")
+        assert connection.exec_driver_sql("SELECT revision FROM projects").scalar() == 3
