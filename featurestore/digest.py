@@ -1,0 +1,96 @@
+"""A digest of a table's content: the same for equal values in equal order, whatever file, chunking or engine held them.
+
+Per column, over canonical bytes: one validity byte a value, values with nulls zeroed (NaN one pattern, -0.0 kept),
+for variable values their lengths and bytes. Encodings without meaning (dictionaries, large offsets) do not count;
+types do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+VERSION = "featurestore-content/1"
+SLICE_ROWS = 1 << 16
+
+
+def content_digest(table: pa.Table) -> str:
+    """SHA-256 in hex over names, types, row count and canonical bytes of every column."""
+    total = hashlib.sha256(f"{VERSION}\n{table.num_rows}\n".encode())
+    for name in table.column_names:
+        total.update(column_digest(name, table.column(name)))
+    return total.hexdigest()
+
+
+def column_digest(name: str, column: pa.ChunkedArray) -> bytes:
+    """SHA-256 of one column."""
+    parts: dict[str, hashlib._Hash] = {}
+    kind = column.type
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), SLICE_ROWS):
+            plain = _plain(chunk.slice(start, SLICE_ROWS))
+            kind = plain.type
+            for part, data in _canonical_parts(plain, ""):
+                parts.setdefault(part, hashlib.sha256()).update(data)
+    if not column.chunks or len(column) == 0:
+        kind = _plain(pa.nulls(0, column.type)).type
+    digest = hashlib.sha256(f"{name}\0{kind}\0".encode())
+    for part in sorted(parts):
+        digest.update(part.encode() + parts[part].digest())
+    return digest.digest()
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.dictionary_decode())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_large_list(kind):
+        return column.cast(pa.list_(kind.value_type))
+    return column
+
+
+def _canonical_parts(column: pa.Array, at: str) -> Iterator[tuple[str, bytes]]:
+    """(name of the part, bytes) of an array; nested arrays give the parts of their children too."""
+    kind = column.type
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    yield f"{at}/valid", valid.astype(np.uint8).tobytes()
+    if pa.types.is_null(kind):
+        return
+    if pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            child = kind.field(index)
+            yield from _canonical_parts(_plain(pc.struct_field(column, [index])), f"{at}/{child.name}")
+    elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_map(kind):
+        lengths = np.where(valid, pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), 0)
+        yield f"{at}/lengths", lengths.astype("<i4").tobytes()
+        yield from _canonical_parts(_plain(column.flatten()), f"{at}/items")
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        lengths = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        yield f"{at}/lengths", lengths.astype("<i4").tobytes()
+        yield f"{at}/bytes", b"".join(column.drop_null().cast(pa.binary()).to_pylist())
+    else:
+        yield f"{at}/values", _fixed_bytes(column)
+
+
+def _fixed_bytes(column: pa.Array) -> bytes:
+    """Little-endian values of a fixed-width column, nulls as zero bytes."""
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        return column.fill_null(False).to_numpy(zero_copy_only=False).astype(np.uint8).tobytes()
+    width = kind.bit_width // 8
+    buffer = column.buffers()[1]
+    start = column.offset * width
+    values = np.frombuffer(buffer, dtype=np.uint8, count=len(column) * width, offset=start).reshape(-1, width).copy()
+    values[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
+    if pa.types.is_floating(kind):
+        floats = values.view(f"<f{width}")
+        floats[np.isnan(floats)] = np.nan
+    return values.tobytes()

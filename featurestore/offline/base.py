@@ -1,0 +1,126 @@
+"""What every offline store does: keep history, answer as-of questions, stream projections.
+
+Rows cross this boundary as Arrow tables of canonical types (`arrow_types.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from featurestore.arrow_types import TIMESTAMP, arrow_type
+from featurestore.compiler import names
+from featurestore.compiler.latest_rows import LatestRows
+from featurestore.compiler.point_in_time_join import PointInTimeJoin
+from featurestore.feature_view import FeatureView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArrivedRows:
+    """One batch past the gate, in sequence order, ready to become history in one transaction.
+
+    `rows` holds join keys, event_timestamp, created_timestamp, `_sequence` and the fields; no two of its rows are
+    equal. `refused` holds what the gate set aside, in the shape of the quarantine table. When `load_id` is given the
+    store remembers with the same commit that `rows_done` source rows of that load are settled.
+    """
+
+    rows: pa.Table
+    schema_id: int
+    refused: pa.Table | None = None
+    load_id: str | None = None
+    rows_done: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppendCounts:
+    """What became of the rows of one batch: `added` are new, `corrections` among them replace known values."""
+
+    added: int = 0
+    corrections: int = 0
+    duplicates: int = 0
+
+
+class OfflineStore(Protocol):
+    """History of one project. Methods open the store for as long as they run; `open` keeps it for several."""
+
+    #: Engine and version, as training-set manifests record it.
+    engine: str
+
+    def open(self, *, write: bool) -> AbstractContextManager[None]:
+        """Keep the store open across calls; StoreBusy, naming the holder, when it stays locked."""
+        ...
+
+    def ensure_history(self, view: FeatureView) -> None:
+        """Create the view's history table, or add the fields it lacks; does nothing when all is there."""
+        ...
+
+    def drop_history(self, ref: str) -> None:
+        """Remove the history of `view@version` and its book-keeping, if there is one."""
+        ...
+
+    def history_rows(self, ref: str) -> int:
+        """How many rows the history holds; 0 when there is none."""
+        ...
+
+    def position(self, ref: str) -> int:
+        """The position of the newest committed row; 0 before the first."""
+        ...
+
+    def append(self, view: FeatureView, arrived: ArrivedRows) -> AppendCounts:
+        """Commit a batch: new rows and corrections get positions, duplicates are dropped (rule 6 of time)."""
+        ...
+
+    def rows_done(self, load_id: str) -> int:
+        """How many source rows of a load are settled; 0 for an unknown load."""
+        ...
+
+    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table) -> pa.Table:
+        """Answers to spine rows (`_row`, join keys, `_as_of`), as (`_row`, event_timestamp, fields), in any order."""
+        ...
+
+    def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:
+        """The greatest qualifying row per entity, streamed: keys, event, created, `_sequence`, `_schema`, fields."""
+        ...
+
+    def pending(self, query: LatestRows) -> tuple[int, int | None]:
+        """(number of qualifying rows, their greatest event time in microseconds)."""
+        ...
+
+    def entities(self, query: LatestRows) -> pa.Table:
+        """The distinct join keys of the qualifying rows."""
+        ...
+
+    def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
+        """The history rows with the given sequences, in the columns of `latest`, in any order."""
+        ...
+
+    def quarantined(self, ref: str, limit: int) -> pa.Table:
+        """The newest quarantined rows of a view."""
+        ...
+
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("view", pa.string()),
+        ("run", pa.string()),
+        ("rule", pa.string()),
+        ("field", pa.string()),
+        ("reason", pa.string()),
+        ("source", pa.string()),
+        ("source_row", pa.int64()),
+        ("raw", pa.string()),
+        ("quarantined_at", TIMESTAMP),
+    ]
+)
+
+
+def history_schema(view: FeatureView, fields: Mapping[str, pa.DataType] | None = None) -> pa.Schema:
+    """Arrow schema of streamed history rows: keys, times, sequence, schema id, then the fields."""
+    keys = [(name, arrow_type(dtype)) for name, dtype in view.join_keys.items()]
+    system = [(names.EVENT, TIMESTAMP), (names.CREATED, TIMESTAMP), (names.SEQUENCE, pa.int64())]
+    chosen = fields if fields is not None else {field.name: arrow_type(field.dtype) for field in view.schema}
+    return pa.schema([*keys, *system, (names.SCHEMA_ID, pa.int32()), *chosen.items()])

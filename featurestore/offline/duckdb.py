@@ -1,0 +1,396 @@
+"""The embedded offline store: one DuckDB file, one writing process at a time.
+
+DuckDB locks its file to a process, so a connection lives as long as one operation (or one `open` block) and waiting
+for the lock is bounded; the error then names the holder. Readers open the file read-only and share it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlglot import exp
+
+from featurestore.arrow_types import TIMESTAMP, arrow_type
+from featurestore.clock import from_us
+from featurestore.compiler import compile, history_table, names
+from featurestore.compiler.dialects.duckdb import DUCKDB
+from featurestore.compiler.latest_rows import LatestRows
+from featurestore.compiler.point_in_time_join import PointInTimeJoin
+from featurestore.errors import NotFoundError, StoreBusy, StoreError, StoreFull, StoreUnreachable
+from featurestore.failpoint import failpoint
+from featurestore.feature_view import FeatureView
+from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, history_schema
+
+LOCK_POLL_S = 0.05
+_HOLDER = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+
+
+class DuckDBOfflineStore:
+    """History of one project in a DuckDB file. Safe for threads; a second process waits at most `wait_s` seconds."""
+
+    engine = f"duckdb {duckdb.__version__}"
+
+    def __init__(
+        self,
+        path: Path,
+        project: str,
+        *,
+        threads: int = 2,
+        memory_limit: str = "1GB",
+        wait_s: float = 10.0,
+    ) -> None:
+        self._path = path
+        self._project = project
+        self._config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit}
+        self._wait_s = wait_s
+        self._lock = threading.RLock()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._writable = False
+
+    @contextmanager
+    def open(self, *, write: bool) -> Iterator[None]:
+        """Keep the file open for the block; nested blocks share the connection."""
+        with self._session(write=write):
+            yield
+
+    def ensure_history(self, view: FeatureView) -> None:
+        """Create the view's history table, or add the fields it lacks, in one transaction."""
+        with self._session(write=True) as connection, _transaction(connection):
+            for statement in _BOOK_KEEPING:
+                connection.execute(statement.format(schema=_quoted(self._project)))
+            connection.execute(DUCKDB.sql(history_table.create_history(self._project, view, DUCKDB)))
+            present = set(self._columns(connection, view.ref))
+            for field in view.schema:
+                if field.name not in present:
+                    for change in history_table.add_column(self._project, view, field, DUCKDB):
+                        connection.execute(DUCKDB.sql(change))
+
+    def drop_history(self, ref: str) -> None:
+        """Remove the history of `view@version` and its book-keeping, if there is one."""
+        if not self._path.exists():
+            return
+        with self._session(write=True) as connection, _transaction(connection):
+            connection.execute(DUCKDB.sql(history_table.drop_history(self._project, ref)))
+            for name, key in ((names.POSITIONS, "view"), (names.LOADS, "view"), (names.QUARANTINE, "view")):
+                if self._has_table(connection, name):
+                    target = names.table(self._project, name)
+                    connection.execute(DUCKDB.sql(exp.delete(target).where(f"{key} = ?")), [ref])
+
+    def history_rows(self, ref: str) -> int:
+        """How many rows the history holds; 0 when there is none."""
+        with self._reading() as connection:
+            if connection is None or not self._has_table(connection, names.history_name(ref)):
+                return 0
+            table = names.table(self._project, names.history_name(ref))
+            return int(_scalar(connection, DUCKDB.sql(exp.select(exp.Count(this=exp.Star())).from_(table))) or 0)
+
+    def position(self, ref: str) -> int:
+        """The position of the newest committed row; 0 before the first."""
+        with self._reading() as connection:
+            return 0 if connection is None else self._last_position(connection, ref)
+
+    def rows_done(self, load_id: str) -> int:
+        """How many source rows of a load are settled; 0 for an unknown load."""
+        with self._reading() as connection:
+            if connection is None or not self._has_table(connection, names.LOADS):
+                return 0
+            return int(_scalar(connection, self._select(names.LOADS, "rows_done", "load_id"), load_id) or 0)
+
+    def append(self, view: FeatureView, arrived: ArrivedRows) -> AppendCounts:
+        """Commit one batch; positions are given under DuckDB's single writer, so they become visible in order."""
+        with self._session(write=True) as connection, _transaction(connection):
+            self._require(connection, view.ref)
+            duplicate, correction = self._known(connection, view, arrived.rows)
+            added = arrived.rows.filter(pa.array(~duplicate)) if duplicate.any() else arrived.rows
+            self._insert(connection, view, added, arrived.schema_id)
+            self._set_aside(connection, arrived.refused)
+            self._settle(connection, view.ref, arrived)
+            failpoint("append.before_commit")
+        failpoint("append.after_commit")
+        return AppendCounts(
+            added=added.num_rows, corrections=int(correction.sum()), duplicates=int(np.count_nonzero(duplicate))
+        )
+
+    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table) -> pa.Table:
+        """Answers to spine rows, in any order; see the protocol."""
+        chosen = {name: arrow_type(join.view.fields[name].dtype) for name in join.fields}
+        schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
+        with self._session(write=False) as connection:
+            self._require(connection, join.view.ref)
+            connection.register(names.SPINE, spine)
+            try:
+                answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
+            finally:
+                connection.unregister(names.SPINE)
+        return answers.cast(schema)
+
+    @contextmanager
+    def latest(self, query: LatestRows, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+        """The greatest qualifying row per entity, streamed; the file stays open for the block."""
+        with self._session(write=False) as connection:
+            self._require(connection, query.view.ref)
+            cursor = connection.cursor()
+            cursor.execute("SET TimeZone = 'UTC'")
+            try:
+                reader = cursor.sql(compile.latest(query, DUCKDB)).to_arrow_reader(batch_rows)
+                yield pa.RecordBatchReader.from_batches(history_schema(query.view), _cast(reader, query.view))
+            finally:
+                cursor.close()
+
+    def pending(self, query: LatestRows) -> tuple[int, int | None]:
+        """(number of qualifying rows, their greatest event time in microseconds)."""
+        with self._session(write=False) as connection:
+            self._require(connection, query.view.ref)
+            table = connection.sql(compile.pending(query, DUCKDB)).to_arrow_table()
+        newest = pc.cast(table.column(1).cast(TIMESTAMP), pa.int64())[0].as_py()
+        return int(table.column(0)[0].as_py()), newest
+
+    def entities(self, query: LatestRows) -> pa.Table:
+        """The distinct join keys of the qualifying rows."""
+        keys = pa.schema([(name, arrow_type(dtype)) for name, dtype in query.view.join_keys.items()])
+        with self._session(write=False) as connection:
+            self._require(connection, query.view.ref)
+            return connection.sql(compile.entities(query, DUCKDB)).to_arrow_table().cast(keys)
+
+    def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
+        """The history rows with the given sequences, in the columns of `latest`, in any order."""
+        with self._session(write=False) as connection:
+            self._require(connection, view.ref)
+            connection.register(names.INCOMING, pa.table({names.SEQUENCE: sequences}))
+            try:
+                return (
+                    connection.sql(compile.rows_of(self._project, view, DUCKDB))
+                    .to_arrow_table()
+                    .cast(history_schema(view))
+                )
+            finally:
+                connection.unregister(names.INCOMING)
+
+    def quarantined(self, ref: str, limit: int) -> pa.Table:
+        """The newest quarantined rows of a view."""
+        with self._reading() as connection:
+            if connection is None or not self._has_table(connection, names.QUARANTINE):
+                return QUARANTINE_SCHEMA.empty_table()
+            rows = (
+                exp.select("*")
+                .from_(names.table(self._project, names.QUARANTINE))
+                .where("view = $1")
+                .order_by("quarantined_at DESC", "source", "source_row")
+                .limit(limit)
+            )
+            return connection.sql(DUCKDB.sql(rows), params=[ref]).to_arrow_table().cast(QUARANTINE_SCHEMA)
+
+    def _known(
+        self, connection: duckdb.DuckDBPyConnection, view: FeatureView, rows: pa.Table
+    ) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
+        """(duplicate, correction) per row, from what history holds with the same keys and times."""
+        duplicate, correction = np.zeros(rows.num_rows, dtype=bool), np.zeros(rows.num_rows, dtype=bool)
+        if rows.num_rows == 0 or self._last_position(connection, view.ref) == 0:
+            return duplicate, correction
+        numbered = rows.append_column(names.ROW, pa.array(np.arange(rows.num_rows)))
+        span = pc.min_max(pc.cast(rows.column(names.EVENT), pa.int64())).as_py()
+        connection.register(names.INCOMING, numbered)
+        try:
+            statement = compile.known_rows(self._project, view, DUCKDB)
+            known = connection.sql(statement, params=[from_us(span["min"]), from_us(span["max"])]).to_arrow_table()
+        finally:
+            connection.unregister(names.INCOMING)
+        places = known.column(names.ROW).to_numpy()
+        same = known.column("_same").to_numpy()
+        duplicate[places[same]] = True
+        correction[places[~same]] = True
+        return duplicate, correction
+
+    def _insert(self, connection: duckdb.DuckDBPyConnection, view: FeatureView, rows: pa.Table, schema_id: int) -> None:
+        if rows.num_rows == 0:
+            return
+        first = self._last_position(connection, view.ref) + 1
+        positions = pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64))
+        placed = rows.append_column(names.POSITION, positions)
+        placed = placed.append_column(names.SCHEMA_ID, pa.array(np.full(rows.num_rows, schema_id, dtype=np.int32)))
+        history = names.history(self._project, view)
+        target = exp.Schema(this=history, expressions=[exp.to_identifier(n, quoted=True) for n in placed.column_names])
+        connection.register(names.INCOMING, placed)
+        try:
+            chosen = exp.select("*").from_(exp.to_identifier(names.INCOMING, quoted=True))
+            connection.execute(DUCKDB.sql(exp.Insert(this=target, expression=chosen)))
+        finally:
+            connection.unregister(names.INCOMING)
+        self._upsert(connection, names.POSITIONS, {"view": view.ref}, {"last": first + rows.num_rows - 1})
+
+    def _set_aside(self, connection: duckdb.DuckDBPyConnection, refused: pa.Table | None) -> None:
+        """Keep refused rows; one that is already there, for the same rule, is not kept twice."""
+        if refused is None or refused.num_rows == 0:
+            return
+        connection.register(names.INCOMING, refused)
+        try:
+            connection.execute(_SET_ASIDE.format(schema=_quoted(self._project)))
+        finally:
+            connection.unregister(names.INCOMING)
+
+    def _settle(self, connection: duckdb.DuckDBPyConnection, ref: str, arrived: ArrivedRows) -> None:
+        if arrived.load_id is not None:
+            keys = {"load_id": arrived.load_id}
+            self._upsert(connection, names.LOADS, keys, {"view": ref, "rows_done": arrived.rows_done})
+
+    def _upsert(
+        self, connection: duckdb.DuckDBPyConnection, table: str, keys: dict[str, Any], values: dict[str, Any]
+    ) -> None:
+        target = names.table(self._project, table)
+        where = exp.and_(*(names.column(name).eq(exp.Placeholder()) for name in keys))
+        connection.execute(DUCKDB.sql(exp.delete(target).where(where)), list(keys.values()))
+        row = {**keys, **values}
+        columns = exp.Schema(this=target, expressions=[exp.to_identifier(name, quoted=True) for name in row])
+        inserted = exp.values([tuple(exp.Placeholder() for _ in row)])
+        connection.execute(DUCKDB.sql(exp.Insert(this=columns, expression=inserted)), list(row.values()))
+
+    def _last_position(self, connection: duckdb.DuckDBPyConnection, ref: str) -> int:
+        if not self._has_table(connection, names.POSITIONS):
+            return 0
+        return int(_scalar(connection, self._select(names.POSITIONS, "last", "view"), ref) or 0)
+
+    def _select(self, table: str, value: str, key: str) -> str:
+        chosen = exp.select(names.column(value)).from_(names.table(self._project, table))
+        return DUCKDB.sql(chosen.where(names.column(key).eq(exp.Placeholder())))
+
+    def _has_table(self, connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+        return bool(_scalar(connection, _TABLE_EXISTS, self._project, name))
+
+    def _columns(self, connection: duckdb.DuckDBPyConnection, ref: str) -> list[str]:
+        rows = connection.execute(_COLUMNS, [self._project, names.history_name(ref)]).fetchall()
+        return [row[0] for row in rows]
+
+    def _require(self, connection: duckdb.DuckDBPyConnection, ref: str) -> None:
+        if not self._has_table(connection, names.history_name(ref)):
+            known = connection.execute(_TABLES, [self._project]).fetchall()
+            raise NotFoundError("history", ref, [row[0].replace("__v", "@") for row in known])
+
+    @contextmanager
+    def _reading(self) -> Iterator[duckdb.DuckDBPyConnection | None]:
+        """A connection, or None when the file was never made."""
+        if self._connection is None and not self._path.exists():
+            yield None
+            return
+        with self._session(write=False) as connection:
+            yield connection
+
+    @contextmanager
+    def _session(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._lock, _translated(self._path):
+            if self._connection is not None:
+                assert self._writable or not write, "a block opened for reading cannot be written in"
+                yield self._connection
+                return
+            # A file that does not exist yet cannot be opened read-only.
+            self._writable = write or not self._path.exists()
+            self._connection = self._connect(read_only=not self._writable)
+            try:
+                yield self._connection
+            finally:
+                self._connection.close()
+                self._connection = None
+
+    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + self._wait_s
+        while True:
+            try:
+                connection = duckdb.connect(str(self._path), read_only=read_only, config=self._config)
+            except duckdb.IOException as error:
+                held = _HOLDER.search(str(error))
+                if held is None:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise StoreBusy(
+                        f"the offline store {self._path} is held by process {held['pid']} ({held['program']}); waited "
+                        f"{self._wait_s:g} s; let it finish, or raise offline.wait_s in featurestore.toml"
+                    ) from error
+            else:
+                # A setting of the icu extension, which is loaded only once the connection stands.
+                connection.execute("SET TimeZone = 'UTC'")
+                return connection
+            time.sleep(LOCK_POLL_S)
+
+
+_TABLE_EXISTS = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
+_TABLES = "SELECT table_name FROM duckdb_tables() WHERE schema_name = ? AND table_name NOT LIKE '\\_%' ESCAPE '\\'"
+_COLUMNS = "SELECT column_name FROM duckdb_columns() WHERE schema_name = ? AND table_name = ?"
+_BOOK_KEEPING = (
+    "CREATE SCHEMA IF NOT EXISTS {schema}",
+    "CREATE TABLE IF NOT EXISTS {schema}._positions (view VARCHAR NOT NULL, last BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {schema}._loads"
+    " (load_id VARCHAR NOT NULL, view VARCHAR NOT NULL, rows_done BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {schema}._quarantine (view VARCHAR NOT NULL, run VARCHAR NOT NULL,"
+    " rule VARCHAR NOT NULL, field VARCHAR NOT NULL, reason VARCHAR NOT NULL, source VARCHAR NOT NULL,"
+    " source_row BIGINT NOT NULL, raw VARCHAR NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL)",
+)
+_SET_ASIDE = (
+    "INSERT INTO {schema}._quarantine BY NAME SELECT * FROM _incoming AS fresh WHERE NOT EXISTS"
+    " (SELECT 1 FROM {schema}._quarantine AS kept WHERE kept.view = fresh.view AND kept.rule = fresh.rule"
+    " AND kept.field = fresh.field AND kept.raw = fresh.raw)"
+)
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Driver errors that a user can act on, as errors of the project."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise StoreFull(
+            f"the offline store {path} ran out of memory: {_first_line(error)}; raise offline.memory_limit"
+        ) from error
+    except duckdb.IOException as error:
+        text = _first_line(error)
+        if "No space left" in text or "not enough space" in text.lower():
+            raise StoreFull(f"no space left for the offline store {path}: {text}; free space and run again") from error
+        if "not a valid DuckDB" in text:
+            raise StoreError(f"{path} is not a DuckDB file: {text}; point offline.path at another file") from error
+        if "Cannot open file" in text:
+            raise StoreUnreachable(f"cannot open the offline store {path}: {text}") from error
+        raise StoreError(f"the offline store {path} failed: {text}") from error
+    except duckdb.SerializationException as error:
+        raise StoreError(
+            f"the offline store {path} cannot be read: {_first_line(error)}; it may be damaged, restore it"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def _scalar(connection: duckdb.DuckDBPyConnection, statement: str, *parameters: object) -> Any:
+    # All rows are fetched: an unfinished result would keep the connection from its next statement.
+    rows = connection.execute(statement, list(parameters)).fetchall()
+    return rows[0][0] if rows else None
+
+
+def _quoted(name: str) -> str:
+    return exp.to_identifier(name, quoted=True).sql(dialect="duckdb")
+
+
+def _cast(reader: pa.RecordBatchReader, view: FeatureView) -> Iterator[pa.RecordBatch]:
+    schema = history_schema(view)
+    for batch in reader:
+        yield batch.cast(schema)

@@ -1,0 +1,49 @@
+"""The entities known at an instant: the spine of a training set that is asked for `--as-of T`."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.arrow_types import arrow_type
+from featurestore.compiler.latest_rows import LatestRows
+from featurestore.errors import InputError
+from featurestore.offline.base import OfflineStore
+from featurestore.offline.training_set import TrainingSetQuery
+from featurestore.outputs import common_join_keys
+
+
+def known_entities(store: OfflineStore, query: TrainingSetQuery, as_of_us: int) -> pa.Table:
+    """The distinct join keys of all rows visible at `as_of_us`, sorted; from the views that have every join key.
+
+    InputError when no view has them all (nothing says which entities belong together), or when the service takes
+    request fields, which only a spine can carry.
+    """
+    if query.service.request_fields:
+        names = ", ".join(field.name for field in query.service.request_fields)
+        raise InputError(f"the service takes request fields ({names}), which only a spine can carry; pass --spine")
+    keys = common_join_keys(query.views.values())
+    complete = [view for view in query.views.values() if view.join_keys.keys() == keys.keys()]
+    if not complete:
+        raise InputError(
+            f"no view has all join keys ({', '.join(keys)}), so nothing says which entities belong together; pass a "
+            f"spine with these columns"
+        )
+    schema = pa.schema([(name, arrow_type(dtype)) for name, dtype in keys.items()])
+    known = [
+        store.entities(
+            LatestRows(
+                project=query.project,
+                view=view,
+                position_to=query.positions[view.ref],
+                horizon_to_us=as_of_us,
+                knowledge=query.knowledge,
+            )
+        )
+        .select(list(keys))
+        .cast(schema)
+        for view in complete
+    ]
+    distinct = pa.concat_tables(known).group_by(list(keys)).aggregate([])
+    order = pc.sort_indices(distinct, sort_keys=[(name, "ascending") for name in keys])
+    return distinct.take(order)
