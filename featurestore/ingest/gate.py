@@ -1,0 +1,203 @@
+"""The gate: source rows in, canonical rows that keep the contract out, the rest set aside with its reason.
+
+Every way in passes here: loads and pushes, request fields and spines. It works per column; only a row that is set
+aside costs work of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.compiler.names import CREATED, EVENT
+from featurestore.dtypes import DType, Timestamp
+from featurestore.errors import ContractViolation, SourceError
+from featurestore.feature_view import FeatureView
+from featurestore.field import Field
+from featurestore.ingest.canonical import Converted, Reading, convert
+from featurestore.ingest.rules import Mask, field_rules
+from featurestore.ingest.source_batch import RowWindow, SourceBatch
+from featurestore.offline.base import QUARANTINE_SCHEMA
+
+#: The rule broken by a value that has no exact canonical form of the declared type.
+DTYPE_RULE = "dtype"
+NOT_NULL_RULE = "not_null"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Breach:
+    """Rows that break one rule of one column; `structural` rows cannot be stored whatever the view says."""
+
+    column: str
+    rule: str
+    says: str
+    rows: Mask
+    structural: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passed:
+    """What came through: `rows` has join keys, event_timestamp, created_timestamp and fields, in source order."""
+
+    rows: pa.Table
+    refused: pa.Table | None = None
+    #: "column:rule" -> rows that break it, whether they were kept (warn) or not.
+    breaches: dict[str, int] = field(default_factory=dict)
+    outside: int = 0
+    #: Rows kept although they break a rule.
+    warned: int = 0
+
+
+class Gate:
+    """Checks batches of one view's source against the view's contract."""
+
+    def __init__(self, view: FeatureView, run: str, at_us: int) -> None:
+        self._view = view
+        self._run = run
+        self._at_us = at_us
+        self._rules = {declared.name: tuple(field_rules(declared)) for declared in view.schema}
+        self._required: dict[str, tuple[str, DType]] = {
+            **{name: (name, dtype) for name, dtype in view.join_keys.items()},
+            EVENT: (view.source.timestamp_field, Timestamp),
+        }
+        if view.source.created_timestamp_column is not None:
+            self._required[CREATED] = (view.source.created_timestamp_column, Timestamp)
+
+    def check(self, batch: SourceBatch, window: RowWindow | None = None) -> Passed:
+        """The batch's rows that keep the contract; ContractViolation when the view rejects and one does not.
+
+        Rows whose event time lies outside `window` are left for another load, unchecked.
+        """
+        self._need_columns(batch)
+        reading = Reading(timezone=self._view.source.timezone, ambiguous=self._view.source.ambiguous, text=batch.text)
+        inside, batch = self._inside(batch, reading, window)
+        columns: dict[str, pa.Array] = {}
+        breaches = [*self._structural(batch, reading, columns), *self._contract(batch, reading, columns)]
+        columns.setdefault(CREATED, columns[EVENT])
+        order = [*self._view.join_keys, EVENT, CREATED, *self._view.fields]
+        rows = pa.table({name: columns[name] for name in order})
+        return self._judged(rows, [breach for breach in breaches if breach.rows.any()], batch, inside)
+
+    def _need_columns(self, batch: SourceBatch) -> None:
+        needed = [*(source for source, _ in self._required.values()), *self._view.fields]
+        missing = [name for name in needed if name not in batch.rows.column_names]
+        repeated = [name for name in dict.fromkeys(needed) if batch.rows.column_names.count(name) > 1]
+        if repeated:
+            raise SourceError(
+                f"feature view {self._view.ref}: {batch.source} has several columns named "
+                f"{', '.join(map(repr, repeated))}; rename all but one in the source"
+            )
+        if missing:
+            raise SourceError(
+                f"feature view {self._view.ref}: {batch.source} lacks the column {', '.join(map(repr, missing))}; "
+                f"it has: {', '.join(batch.rows.column_names)}"
+            )
+
+    def _inside(self, batch: SourceBatch, reading: Reading, window: RowWindow | None) -> tuple[int, SourceBatch]:
+        """(rows left out, the rest); a row without usable times stays in, to be refused by name."""
+        if window is None or window.unbounded:
+            return 0, batch
+        times = {
+            name: self._converted(batch, source, dtype, reading).values
+            for name, (source, dtype) in self._required.items()
+            if name in (EVENT, CREATED)
+        }
+        keep = window.holds(times[EVENT], times.get(CREATED))
+        return int(np.count_nonzero(~keep)), batch.filtered(keep)
+
+    def _structural(self, batch: SourceBatch, reading: Reading, columns: dict[str, pa.Array]) -> Iterator[Breach]:
+        """Join keys and times: never null, always exact."""
+        for name, (source, dtype) in self._required.items():
+            converted = self._converted(batch, source, dtype, reading)
+            columns[name] = converted.values
+            faults = converted.fault_mask
+            nulls = converted.values.is_null().to_numpy(zero_copy_only=False) & ~faults
+            yield _dtype_breach(source, dtype, faults)
+            yield Breach(column=source, rule=NOT_NULL_RULE, says=f"{source} is null", rows=nulls, structural=True)
+
+    def _contract(self, batch: SourceBatch, reading: Reading, columns: dict[str, pa.Array]) -> Iterator[Breach]:
+        for declared in self._view.schema:
+            converted = self._converted(batch, declared.name, declared.dtype, reading)
+            columns[declared.name] = converted.values
+            faults = converted.fault_mask
+            yield _dtype_breach(declared.name, declared.dtype, faults)
+            for rule in self._rules[declared.name]:
+                broken = rule.breaches(converted.values) & ~faults
+                yield Breach(column=declared.name, rule=rule.name, says=rule.says, rows=broken, structural=False)
+
+    def _converted(self, batch: SourceBatch, source: str, dtype: DType, reading: Reading) -> Converted:
+        try:
+            return convert(batch.column(source), source, dtype, reading)
+        except SourceError as error:
+            raise SourceError(f"feature view {self._view.ref}, {batch.source}: {error}") from error
+
+    def _judged(self, rows: pa.Table, breaches: list[Breach], batch: SourceBatch, outside: int) -> Passed:
+        counts = {f"{breach.column}:{breach.rule}": int(np.count_nonzero(breach.rows)) for breach in breaches}
+        if not breaches:
+            return Passed(rows=rows, outside=outside)
+        if self._view.on_violation == "reject":
+            first = breaches[0]
+            place = int(np.argmax(first.rows))
+            example = f"{batch.source}, row {batch.row_numbers[place]}: {first.says}"
+            raise ContractViolation(self._view.ref, counts, example)
+        refusing = [b for b in breaches if b.structural or self._view.on_violation == "quarantine"]
+        broken, _ = _first_breach(breaches, rows.num_rows)
+        bad, first_breach = _first_breach(refusing, rows.num_rows)
+        return Passed(
+            rows=rows.filter(pa.array(~bad)),
+            refused=self._quarantine_rows(refusing, bad, first_breach, batch) if refusing else None,
+            breaches=counts,
+            outside=outside,
+            warned=int(np.count_nonzero(broken & ~bad)),
+        )
+
+    def _quarantine_rows(
+        self, breaches: list[Breach], bad: Mask, first: NDArray[np.int64], batch: SourceBatch
+    ) -> pa.Table:
+        places = np.flatnonzero(bad)
+        which = pa.array(first[places])
+        texts = {
+            "rule": [breach.rule for breach in breaches],
+            "field": [breach.column for breach in breaches],
+            "reason": [breach.says for breach in breaches],
+        }
+        count = len(places)
+        columns = {
+            "view": pa.repeat(self._view.ref, count),
+            "run": pa.repeat(self._run, count),
+            **{name: pa.array(values).take(which) for name, values in texts.items()},
+            "source": pa.repeat(batch.source, count),
+            "source_row": pa.array(batch.row_numbers[places]),
+            "raw": batch.raw_json(places),
+            "quarantined_at": pa.repeat(pa.scalar(self._at_us, pa.int64()), count).cast(pa.timestamp("us", "UTC")),
+        }
+        return pa.table(columns).cast(QUARANTINE_SCHEMA)
+
+
+def check_column(declared: Field, column: pa.Array) -> tuple[pa.Array, Mapping[str, Mask]]:
+    """A request field's values, canonical, and the rows that break each of its rules (empty when all keep them)."""
+    converted = convert(column, declared.name, declared.dtype, Reading())
+    faults = converted.fault_mask
+    broken = {f"{declared.name} has no exact {declared.dtype} value": faults} if faults.any() else {}
+    for rule in field_rules(declared):
+        rows = rule.breaches(converted.values) & ~faults
+        if rows.any():
+            broken[rule.says] = rows
+    return converted.values, broken
+
+
+def _dtype_breach(column: str, dtype: DType, faults: Mask) -> Breach:
+    says = f"{column} has no exact {dtype} value"
+    return Breach(column=column, rule=DTYPE_RULE, says=says, rows=faults, structural=True)
+
+
+def _first_breach(breaches: list[Breach], count: int) -> tuple[Mask, NDArray[np.int64]]:
+    """(rows with a breach, index of the first breach of each)."""
+    first = np.full(count, -1, dtype=np.int64)
+    for index, breach in enumerate(breaches):
+        first[(first < 0) & breach.rows] = index
+    return first >= 0, first

@@ -1,0 +1,116 @@
+"""History into the online store: the projection, rule 7 of time.
+
+What became due since the last publish is reduced to the greatest row per entity, packed, and written by
+compare-and-set; retries, replays and shuffles of the same rows change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.clock import from_us
+from featurestore.compiler.latest_rows import LatestRows
+from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
+from featurestore.errors import InputError
+from featurestore.failpoint import failpoint
+from featurestore.feature_view import FeatureView
+from featurestore.offline.base import OfflineStore
+from featurestore.online.base import OnlineStore
+from featurestore.online.keys import bucket_of, encode_keys
+from featurestore.online.order_keys import OrderKeys
+from featurestore.online.row_encoder import RowEncoder
+from featurestore.registry.state import PublishState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What a publish did: the projection now stands at (position, horizon)."""
+
+    position: int
+    horizon_us: int
+    watermark_us: int | None
+    rows_due: int
+    entities: int
+    rows_written: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publisher:
+    """Publishes one view. `before_write` runs ahead of every batch and raises when the lease is lost."""
+
+    project: str
+    view: FeatureView
+    schema_id: int
+    offline: OfflineStore
+    online: OnlineStore
+    batch_rows: int
+    before_write: Callable[[], None]
+    on_rows: Callable[[int], None]
+
+    def publish(self, last: PublishState | None, now_us: int, *, repair: bool = False) -> Published:
+        """Bring the online store to everything visible at `now_us`; `repair` starts from nothing.
+
+        InputError when `now_us` lies before the last horizon, which only a repair may go behind.
+        """
+        if last is not None and now_us < last.horizon_us and not repair:
+            raise InputError(
+                f"feature view {self.view.ref} was published as of {from_us(last.horizon_us).isoformat()}, the clock "
+                f"says {from_us(now_us).isoformat()}: a publish never goes back in time; pass a later --now, or "
+                f"--repair to rebuild the projection"
+            )
+        since = None if repair else last
+        with self.offline.open(write=False):
+            query = LatestRows(
+                project=self.project,
+                view=self.view,
+                position_to=self.offline.position(self.view.ref),
+                horizon_to_us=now_us,
+                position_from=since.position if since else None,
+                horizon_from_us=since.horizon_us if since else None,
+            )
+            due, newest_us = self.offline.pending(query)
+            entities, written = self._write(query) if due else (0, 0)
+        marks = [mark for mark in (newest_us, since.watermark_us if since else None) if mark is not None]
+        return Published(
+            position=query.position_to,
+            horizon_us=now_us,
+            watermark_us=max(marks, default=None),
+            rows_due=due,
+            entities=entities,
+            rows_written=written,
+        )
+
+    def _write(self, query: LatestRows) -> tuple[int, int]:
+        encoder = RowEncoder(self.schema_id, self.view.schema)
+        entities = written = 0
+        with self.offline.latest(query, self.batch_rows) as reader:
+            for batch in reader:
+                keys, rows = pack(self.view, encoder, pa.Table.from_batches([batch]))
+                self.before_write()
+                written += self.online.write(self.view.ref, *in_bucket_order(keys, rows))
+                failpoint("publish.after_batch")
+                entities += len(keys)
+                self.on_rows(len(keys))
+        return entities, written
+
+
+def pack(view: FeatureView, encoder: RowEncoder, rows: pa.Table) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+    """(online keys, packed rows) of history rows."""
+    columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
+    keys = encode_keys([columns[name] for name in view.join_keys], list(view.join_keys.values()))
+    order = OrderKeys(
+        event_us=columns[EVENT].cast(pa.int64()).to_numpy(),
+        created_us=columns[CREATED].cast(pa.int64()).to_numpy(),
+        sequence=columns[SEQUENCE].to_numpy(),
+    )
+    return keys, encoder.encode(order, [columns[field.name] for field in view.schema])
+
+
+def in_bucket_order(keys: pa.BinaryArray, rows: pa.BinaryArray) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+    """Both arrays sorted by bucket, so that each token is touched once a batch."""
+    order = pa.array(np.argsort(bucket_of(keys), kind="stable"))
+    return keys.take(order), rows.take(order)

@@ -1,0 +1,221 @@
+"""A materialization run: for each view, under its lease, load what arrived and publish what became due.
+
+Both steps can be repeated at any time. A run that was killed leaves its lease to expire with its process and its load
+to be resumed where the offline store's last commit says; a scheduler may call at any rate.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from featurestore.clock import Clock, to_us
+from featurestore.errors import FeatureStoreError, InputError
+from featurestore.failpoint import failpoint
+from featurestore.feature_view import FeatureView
+from featurestore.ingest.gate import Gate
+from featurestore.ingest.load import LoadCounts, Loader
+from featurestore.ingest.publish import Published, Publisher
+from featurestore.ingest.source_batch import RowWindow
+from featurestore.offline.base import OfflineStore
+from featurestore.online.base import OnlineStore
+from featurestore.registry.registry import Registry
+from featurestore.registry.state import PublishRecord, Run, RunState, StateStore
+from materialization.lease import HeldLease, held_lease
+from materialization.reading import Cursor, Reading, advanced, arrivals, whole_window
+
+Progress = Callable[[str, str, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a run is asked to do. With `start` it loads the event times [start, end); without, what arrived."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    load: bool = True
+    publish: bool = True
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise InputError(
+                f"nothing lies between {self.start.isoformat()} and {self.end.isoformat()}: the end is past the last "
+                f"event time to load, so START must be earlier than END"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOutcome:
+    """What a run did for one view; a step that was not asked for is None."""
+
+    view: str
+    loaded: LoadCounts | None = None
+    published: Published | None = None
+    error: FeatureStoreError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """A finished run. `errors` holds the first error of each view that failed; the others are done."""
+
+    run: str
+    views: list[ViewOutcome] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[FeatureStoreError]:
+        """What went wrong, in the order of the views."""
+        return [outcome.error for outcome in self.views if outcome.error is not None]
+
+    def counts(self) -> dict[str, Any]:
+        """The counts by view, as the run's record keeps them."""
+        return {
+            outcome.view: {
+                "loaded": asdict(outcome.loaded) if outcome.loaded else None,
+                "published": asdict(outcome.published) if outcome.published else None,
+                "error": str(outcome.error) if outcome.error else None,
+            }
+            for outcome in self.views
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materializer:
+    """Runs materialization over the views of a repository. `progress(view, step, rows)` is called per batch."""
+
+    repository: Path
+    registry: Registry
+    state: StateStore
+    offline: OfflineStore
+    online: OnlineStore
+    clock: Clock
+    batch_rows: int
+    lease_s: float
+    progress: Progress = field(default=lambda view, step, rows: None)
+
+    def run(self, views: Sequence[FeatureView], request: Request) -> RunOutcome:
+        """Work through the views; one that fails does not keep the others from theirs."""
+        kind = "materialize" if request.start is not None else "materialize-incremental"
+        run = self.state.start_run(kind, [view.ref for view in views])
+        outcome = RunOutcome(run=run.id)
+        state: RunState = "interrupted"
+        try:
+            for view in views:
+                outcome.views.append(self._view(view, request, run))
+            state = "failed" if outcome.errors else "succeeded"
+        finally:
+            error = "; ".join(map(str, outcome.errors))
+            self.state.finish_run(run.id, state, outcome.counts(), error)
+        return outcome
+
+    def _view(self, view: FeatureView, request: Request, run: Run) -> ViewOutcome:
+        outcome = ViewOutcome(view=view.ref)
+        try:
+            with held_lease(self.state, view.ref, self.lease_s) as lease:
+                if request.load:
+                    outcome = replace(outcome, loaded=self._load(view, request, run, lease))
+                failpoint("materialize.between")
+                if request.publish:
+                    outcome = replace(outcome, published=self._publish(view, request, lease))
+        except FeatureStoreError as error:
+            return replace(outcome, error=error)
+        return outcome
+
+    def _load(self, view: FeatureView, request: Request, run: Run, lease: HeldLease) -> LoadCounts:
+        cursor = Cursor.from_json(self.state.cursor(view.ref))
+        end_us = None if request.end is None else to_us(request.end)
+        if request.start is not None:
+            window = RowWindow(start_us=to_us(request.start), end_us=end_us)
+            reading = whole_window(view, self.repository, self.batch_rows, window)
+        else:
+            reading = arrivals(view, self.repository, self.batch_rows, cursor, end_us)
+        if reading.nothing:
+            return LoadCounts()
+        counts, newest = self._settle(view, reading, cursor, run, lease)
+        failpoint("load.before_cursor")
+        after = replace(cursor, in_flight=None)
+        if request.start is None:
+            after = advanced(cursor, reading, end_us, *self._not_ahead(newest))
+        self.state.set_cursor(view.ref, after.to_json(), lease.lease)
+        return counts
+
+    def _not_ahead(self, newest: tuple[int | None, int | None]) -> tuple[int | None, ...]:
+        """Times ahead of the clock count as now: one row of next year must not hide those of the coming days."""
+        now_us = to_us(self.clock.now())
+        return tuple(None if time_us is None else min(time_us, now_us) for time_us in newest)
+
+    def _settle(
+        self, view: FeatureView, reading: Reading, cursor: Cursor, run: Run, lease: HeldLease
+    ) -> tuple[LoadCounts, tuple[int | None, int | None]]:
+        load_id, done = self._begin(view, reading, cursor, lease)
+        loader = Loader(
+            view=view,
+            schema_id=self.registry.schema_id(view.ref),
+            store=self.offline,
+            take_sequences=lambda count: self.state.take_sequences(view.ref, count),
+            gate=Gate(view, run.id, to_us(self.clock.now())),
+            load_id=load_id,
+        )
+        counts = LoadCounts()
+        newest_event_us: int | None = None
+        newest_created_us: int | None = None
+        with self.offline.open(write=True):
+            for settled in loader.load(reading.batches(), already_done=done):
+                lease.check()
+                counts += settled.counts
+                newest_event_us = _greater(newest_event_us, settled.newest_event_us)
+                newest_created_us = _greater(newest_created_us, settled.newest_created_us)
+                self.progress(view.ref, "load", settled.counts.read)
+        return counts, (newest_event_us, newest_created_us)
+
+    def _begin(self, view: FeatureView, reading: Reading, cursor: Cursor, lease: HeldLease) -> tuple[str, int]:
+        """(load id, source rows an interrupted load of the same rows has settled)."""
+        digest = reading.digest
+        if cursor.in_flight is not None and cursor.in_flight["reads"] == digest:
+            load_id = cursor.in_flight["load_id"]
+            return load_id, self.offline.rows_done(load_id)
+        load_id = uuid.uuid4().hex
+        begun = replace(cursor, in_flight={"reads": digest, "load_id": load_id})
+        self.state.set_cursor(view.ref, begun.to_json(), lease.lease)
+        return load_id, 0
+
+    def _publish(self, view: FeatureView, request: Request, lease: HeldLease) -> Published:
+        last = self.state.publish_state(view.ref)
+        started_at_us = to_us(self.clock.now())
+        publisher = Publisher(
+            project=self.registry.project,
+            view=view,
+            schema_id=self.registry.schema_id(view.ref),
+            offline=self.offline,
+            online=self.online,
+            batch_rows=self.batch_rows,
+            before_write=lease.check,
+            on_rows=lambda rows: self.progress(view.ref, "publish", rows),
+        )
+        published = publisher.publish(last, started_at_us, repair=request.repair)
+        failpoint("publish.before_commit")
+        self.state.commit_publish(
+            PublishRecord(
+                view=view.ref,
+                position_from=last.position if last else 0,
+                position_to=published.position,
+                horizon_from_us=last.horizon_us if last else None,
+                horizon_to_us=published.horizon_us,
+                watermark_us=published.watermark_us,
+                started_at_us=started_at_us,
+                acknowledged_at_us=to_us(self.clock.now()),
+                rows_written=published.rows_written,
+                keys_repaired=published.rows_written if request.repair else 0,
+                kind="repair" if request.repair else "publish",
+            ),
+            lease.lease,
+        )
+        return published
+
+
+def _greater(first: int | None, second: int | None) -> int | None:
+    return max((value for value in (first, second) if value is not None), default=None)

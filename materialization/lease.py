@@ -1,0 +1,49 @@
+"""The lease that keeps one writer a view, renewed in the background for as long as the job runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from featurestore.errors import StoreBusy
+from featurestore.registry.holder import holder_name
+from featurestore.registry.state import Lease, StateStore
+
+#: A lease is renewed this many times within its life, so that one slow renewal does not lose it.
+RENEWALS_PER_LIFE = 3
+
+
+class HeldLease:
+    """A lease this process holds. `check` raises once it is lost."""
+
+    def __init__(self, state: StateStore, lease: Lease) -> None:
+        self._state = state
+        self.lease = lease
+
+    def check(self) -> None:
+        """StoreBusy, naming who took it, when the lease is no longer ours."""
+        self._state.check_lease(self.lease)
+
+
+@contextmanager
+def held_lease(state: StateStore, ref: str, life_s: float) -> Iterator[HeldLease]:
+    """Hold the view's lease for the block; StoreBusy when somebody else writes it."""
+    held = HeldLease(state, state.acquire_lease(ref, holder_name("materialize"), life_s))
+    done = threading.Event()
+    heart = threading.Thread(target=_renew, args=(state, held, life_s, done), name=f"lease {ref}", daemon=True)
+    heart.start()
+    try:
+        yield held
+    finally:
+        done.set()
+        heart.join()
+        state.release_lease(held.lease)
+
+
+def _renew(state: StateStore, held: HeldLease, life_s: float, done: threading.Event) -> None:
+    while not done.wait(life_s / RENEWALS_PER_LIFE):
+        try:
+            held.lease = state.renew_lease(held.lease, life_s)
+        except StoreBusy:
+            return  # Lost: the job's next `check` says so where it can be acted on.
