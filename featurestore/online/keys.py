@@ -1,0 +1,192 @@
+"""Join keys as bytes, and the bucket each belongs to: half of what online writers and readers must agree on.
+
+Layout and test vectors stand in docs/online-format.md. Equal join keys have equal bytes and different ones
+different bytes, whatever the values hold; bytes sort as the join keys do, in declared order (text after its length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.arrow_types import arrow_type
+from featurestore.dtypes import INTEGERS, Bool, Bytes, Date, DType, String
+from featurestore.errors import InputError
+from featurestore.online import packing
+
+KEY_VERSION = 1
+#: Longest encoded key: SQLite and Redis keep keys in memory, and a row of its own kind is found by it.
+KEY_BYTES_MAX = 1024
+BUCKETS = 4096
+
+_TAG_BOOL, _TAG_INT, _TAG_DATE, _TAG_STRING, _TAG_BYTES = b"b", b"i", b"d", b"s", b"x"
+
+_HASH_SEED = np.uint64(0x9E3779B97F4A7C15)
+_HASH_LENGTH = np.uint64(0xC2B2AE3D27D4EB4F)
+_HASH_WORD = np.uint64(0xFF51AFD7ED558CCD)
+_HASH_LAST = np.uint64(0xC4CEB9FE1A85EC53)
+_HASH_HALF, _HASH_END, _BUCKET_SHIFT = np.uint64(32), np.uint64(29), np.uint64(52)
+_ALL_BITS = np.uint64(2**64 - 1)
+
+
+def encode_keys(
+    columns: Sequence[pa.Array | pa.ChunkedArray], dtypes: Sequence[DType], names: Sequence[str] = ()
+) -> pa.BinaryArray:
+    """The encoded key of each row, null where any join key is null.
+
+    `columns` are the join keys in declared order, in canonical Arrow types (integers in any Arrow integer type);
+    `names` serve error messages. InputError when a key is longer than `KEY_BYTES_MAX` or an integer beyond int64.
+    """
+    assert len(columns) == len(dtypes) > 0
+    arrays = [packing.as_array(column) for column in columns]
+    pieces = [
+        piece
+        for index, (array, dtype) in enumerate(zip(arrays, dtypes, strict=True))
+        for piece in _key_pieces(array, dtype, _name(names, index))
+    ]
+    version = np.full((len(arrays[0]), 1), KEY_VERSION, dtype=np.uint8)
+    keys = packing.join(list(_merged([version, *pieces])))
+    _check_lengths(keys, arrays, names)
+    if any(array.null_count for array in arrays):
+        nulls = np.logical_or.reduce([packing.null_mask(array) for array in arrays])
+        keys = pc.if_else(pa.array(nulls), pa.scalar(None, pa.binary()), keys)
+    return keys
+
+
+def bucket_of(keys: pa.BinaryArray) -> NDArray[np.uint16]:
+    """The bucket of each encoded key, the top 12 bits of its hash; 0 where the key is null."""
+    return (key_hash(keys) >> _BUCKET_SHIFT).astype(np.uint16)
+
+
+def key_hash(keys: pa.BinaryArray) -> NDArray[np.uint64]:
+    """A stable 64-bit hash of each encoded key, 0 where the key is null.
+
+    The hash takes the seed and the length, then each little-endian 8-byte word (the last one filled with
+    zeros) by xor, multiply and shift, then a final mix. The number of Python calls grows with the
+    longest key only.
+    """
+    matrix = packing.to_matrix_view(keys)
+    state = _ragged_hashes(keys) if matrix is None else _even_hashes(matrix)
+    hashes = (state ^ (state >> _HASH_END)) * _HASH_LAST
+    if keys.null_count:
+        hashes[packing.null_mask(keys)] = 0
+    return hashes
+
+
+def _key_pieces(column: pa.Array, dtype: DType, name: str) -> list[NDArray[np.uint8] | pa.BinaryArray]:
+    """Tag and payload of one join key: matrices where the width is fixed, rows where it is not; nulls as anything."""
+    if dtype in INTEGERS:
+        return [_tagged(_TAG_INT, _sortable(_int64(column, name)))]
+    assert column.type == arrow_type(dtype), f"join key {name}: {column.type} is not {arrow_type(dtype)}"
+    if dtype == Date:
+        return [_tagged(_TAG_DATE, _sortable(_filled(column.cast(pa.int32()), 0).to_numpy()))]
+    if dtype == Bool:
+        return [_tagged(_TAG_BOOL, _filled(column.cast(pa.uint8()), 0).to_numpy()[:, None])]
+    assert dtype in (String, Bytes)
+    text = _filled(column.view(pa.binary()), b"")
+    lengths = np.diff(packing.byte_offsets(text)).astype(">u4")
+    return [_tagged(_TAG_STRING if dtype == String else _TAG_BYTES, lengths.view(np.uint8).reshape(-1, 4)), text]
+
+
+def _tagged(tag: bytes, payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    tagged = np.empty((payload.shape[0], 1 + payload.shape[1]), dtype=np.uint8)
+    tagged[:, 0] = tag[0]
+    tagged[:, 1:] = payload
+    return tagged
+
+
+def _sortable(values: NDArray[np.signedinteger]) -> NDArray[np.uint8]:
+    """Big-endian with the sign bit flipped, so that bytes sort as the numbers do."""
+    width = values.dtype.itemsize
+    biased: NDArray[np.unsignedinteger] = values.view(f"<u{width}") ^ np.array(1 << (8 * width - 1), f"<u{width}")
+    lines: NDArray[np.uint8] = biased.astype(f">u{width}").view(np.uint8).reshape(-1, width)
+    return lines
+
+
+def _int64(column: pa.Array, name: str) -> NDArray[np.int64]:
+    assert pa.types.is_integer(column.type), f"join key {name}: {column.type} is not an integer type"
+    if column.type != pa.int64():
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise InputError(f"join key {name}: a value does not fit int64 ({error}); declare it as string") from error
+    values: NDArray[np.int64] = _filled(column, 0).to_numpy()
+    return values
+
+
+def _filled(column: pa.Array, value: object) -> pa.Array:
+    return column.fill_null(value) if column.null_count else column
+
+
+def _merged(pieces: Sequence[NDArray[np.uint8] | pa.BinaryArray]) -> Iterator[pa.BinaryArray]:
+    """The pieces as rows, matrices that follow each other made one."""
+    waiting: list[NDArray[np.uint8]] = []
+    for piece in pieces:
+        if isinstance(piece, np.ndarray):
+            waiting.append(piece)
+            continue
+        yield packing.from_matrix(np.concatenate(waiting, axis=1))
+        yield piece
+        waiting = []
+    if waiting:
+        yield packing.from_matrix(np.concatenate(waiting, axis=1))
+
+
+def _check_lengths(keys: pa.BinaryArray, arrays: Sequence[pa.Array], names: Sequence[str]) -> None:
+    lengths = np.diff(packing.byte_offsets(keys))
+    if int(lengths.max(initial=0)) <= KEY_BYTES_MAX:
+        return
+    row = int(lengths.argmax())
+    sizes = [len(value.as_buffer()) if isinstance(value, (pa.StringScalar, pa.BinaryScalar)) and value.is_valid else 8
+             for value in (array[row] for array in arrays)]  # fmt: skip
+    longest = int(np.argmax(sizes))
+    raise InputError(
+        f"join key {_name(names, longest)}: the value in row {row} has {sizes[longest]} bytes; the encoded key takes "
+        f"{lengths[row]}, at most {KEY_BYTES_MAX} fit; use a shorter key, or a digest of it"
+    )
+
+
+def _name(names: Sequence[str], index: int) -> str:
+    return repr(names[index]) if names else f"number {index + 1}"
+
+
+def _even_hashes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The hash state of keys that all have one length, one a line."""
+    count, length = keys.shape
+    padded = np.zeros((count, -(-length // 8) * 8), dtype=np.uint8)
+    padded[:, :length] = keys
+    state = _hash_start(np.full(count, length, dtype=np.uint64))
+    for words in padded.view("<u8").T:
+        state = _hash_step(state, words)
+    return state
+
+
+def _ragged_hashes(keys: pa.BinaryArray) -> NDArray[np.uint64]:
+    """The hash state of keys of different lengths: each step goes on with those that are long enough."""
+    offsets = packing.byte_offsets(keys)
+    begin, end = int(offsets[0]), int(offsets[-1])
+    data = np.zeros(end - begin + 8, dtype=np.uint8)
+    data[: end - begin] = packing.data_bytes(keys)[begin:end]
+    # The little-endian word at every byte of the data.
+    words: NDArray[np.uint64] = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    starts, lengths = offsets[:-1].astype(np.int64) - begin, np.diff(offsets).astype(np.int64)
+    state = _hash_start(lengths.astype(np.uint64))
+    for first in range(0, int(lengths.max()), 8):
+        longer = np.flatnonzero(lengths > first)
+        foreign_bits = (8 * np.clip(first + 8 - lengths[longer], 0, 7)).astype(np.uint64)
+        own_words = words[starts[longer] + first] & (_ALL_BITS >> foreign_bits)
+        state[longer] = _hash_step(state[longer], own_words)
+    return state
+
+
+def _hash_start(lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return lengths * _HASH_LENGTH ^ _HASH_SEED
+
+
+def _hash_step(state: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed = (state ^ words) * _HASH_WORD
+    return mixed ^ (mixed >> _HASH_HALF)
