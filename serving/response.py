@@ -1,0 +1,99 @@
+"""The answer to one lookup: columns in the service's order, and a verdict per view and row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.arrow_types import TIMESTAMP
+from featurestore.matrix import to_matrix
+from featurestore.status import Status
+from serving.plan import ServicePlan
+
+_STATUS_NAMES = pa.array([status.name for status in Status])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewVerdicts:
+    """One status per row for one view; `event_us` is 0 where the row was not found."""
+
+    ref: str
+    statuses: NDArray[np.uint8]
+    reasons: NDArray[np.uint8]
+    event_us: NDArray[np.int64]
+
+    def status_names(self) -> pa.Array:
+        """The statuses as text."""
+        return _STATUS_NAMES.take(pa.array(self.statuses))
+
+    def event_timestamps(self) -> pa.Array:
+        """When the row of each key was true; null where there is none."""
+        absent = self.statuses == Status.NOT_FOUND
+        return pa.array(self.event_us, mask=absent).cast(TIMESTAMP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineResponse:
+    """What a service answers for some entities, at `served_at_us`.
+
+    `columns` follow `plan.outputs`; values of EXPIRED and NOT_FOUND rows are null. `degraded_rows` counts the rows
+    that are STALE in at least one view.
+    """
+
+    plan: ServicePlan
+    keys: Mapping[str, pa.Array]
+    columns: tuple[pa.Array, ...]
+    views: tuple[ViewVerdicts, ...]
+    rows: int
+    served_at_us: int
+    degraded_rows: int
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, in order."""
+        return [output.name for output in self.plan.outputs]
+
+    @property
+    def statuses(self) -> dict[str, NDArray[np.uint8]]:
+        """name@version -> the number of a Status per row."""
+        return {view.ref: view.statuses for view in self.views}
+
+    @property
+    def event_timestamps(self) -> dict[str, pa.Array]:
+        """name@version -> when the row of each key was true; null where there is none."""
+        return {view.ref: view.event_timestamps() for view in self.views}
+
+    def to_arrow(self, *, keys: bool = False, statuses: bool = False) -> pa.Table:
+        """The columns as a table; on demand after the keys, and followed by `<view>__status` as text."""
+        columns = dict(self.keys) if keys else {}
+        columns |= zip(self.names, self.columns, strict=True)
+        if statuses:
+            columns |= {f"{label}__status": view.status_names() for label, view in self._labelled()}
+        return pa.table(list(columns.values()), names=list(columns))
+
+    def to_matrix(self) -> NDArray[np.float32]:
+        """The columns as one float32 matrix, a row per key, by the rule that training uses."""
+        return to_matrix(self.plan.matrix, self.columns)
+
+    def to_dict(self, *, statuses: bool = False, event_timestamps: bool = False) -> dict[str, list[object]]:
+        """Name -> Python values, keys first, as Feast gives it; for people and scripts, since it touches each value."""
+        columns = dict(self.keys) | dict(zip(self.names, self.columns, strict=True))
+        answer = {name: column.to_pylist() for name, column in columns.items()}
+        for label, view in self._labelled():
+            if statuses:
+                answer[f"{label}__status"] = view.status_names().to_pylist()
+            if event_timestamps:
+                answer[f"{label}__event_timestamp"] = view.event_timestamps().to_pylist()
+        return answer
+
+    def _labelled(self) -> list[tuple[str, ViewVerdicts]]:
+        """A label per view: its name, or name@version where the service reads two versions of it."""
+        names = [plan.name for plan in self.plan.views]
+        return [
+            (plan.name if names.count(plan.name) == 1 else plan.ref, view)
+            for plan, view in zip(self.plan.views, self.views, strict=True)
+        ]

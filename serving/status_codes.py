@@ -1,0 +1,111 @@
+"""Errors as gRPC status codes: one table, one interceptor, which is the only place that catches everything.
+
+A client gets the message of an error that is its own to mend, and never a traceback; defects are logged with the
+request id that the client is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from featurestore.errors import (
+    ContractViolation,
+    FeatureStoreError,
+    InputError,
+    NotFoundError,
+    ServingError,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
+
+log = logging.getLogger(__name__)
+
+#: gRPC sends messages in a header, percent-encoded; 8 KiB is all that peers accept of headers.
+MESSAGE_CHARS_MAX = 1_000
+REQUEST_ID = "x-request-id"
+#: A caller's request id longer than this is cut: it ends up in logs and headers.
+REQUEST_ID_CHARS_MAX = 64
+
+CODES: dict[type[BaseException], grpc.StatusCode] = {
+    InputError: grpc.StatusCode.INVALID_ARGUMENT,
+    ContractViolation: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    ServingError: grpc.StatusCode.FAILED_PRECONDITION,
+    StoreUnreachable: grpc.StatusCode.UNAVAILABLE,
+    StoreBusy: grpc.StatusCode.UNAVAILABLE,
+    StoreFull: grpc.StatusCode.UNAVAILABLE,
+    StoreError: grpc.StatusCode.INTERNAL,
+    FeatureStoreError: grpc.StatusCode.FAILED_PRECONDITION,
+    TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""Error class -> code; a class that does not stand here has the code of its nearest ancestor, or INTERNAL."""
+
+Context: TypeAlias = grpc.aio.ServicerContext
+UnaryMethod = Callable[[Any, Context], Awaitable[Any]]
+
+
+def status_code(error: BaseException) -> grpc.StatusCode:
+    """The code a client gets for an error."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gRPC carries no types
+    """Turns every error of a unary method into its code and a message."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """The method's handler with our error handling around it."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            guarded(handler.unary_unary, handler_call_details.method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def guarded(method: UnaryMethod, name: str) -> UnaryMethod:
+    """`method`, with errors reported by the table."""
+
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            return await method(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place; whatever it is, the client gets a code
+            return await _report(error, name, context)
+
+    return call
+
+
+async def _report(error: Exception, method: str, context: Context) -> None:
+    request_id = request_id_of(context)
+    code = status_code(error)
+    if code is grpc.StatusCode.INTERNAL:
+        log.error("request %s: %s failed", request_id, method, exc_info=error)
+        message = f"a defect of the server; it is in its log under request id {request_id}"
+    else:
+        log.info("request %s: %s refused with %s: %s", request_id, method, code.name, error)
+        message = str(error) or "the deadline passed before the answer was there"
+    await context.abort(code, message[:MESSAGE_CHARS_MAX], ((REQUEST_ID, request_id),))
+
+
+def request_id_of(context: Context) -> str:
+    """The caller's id of the request, or a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str) and value:
+            return value[:REQUEST_ID_CHARS_MAX]
+    return uuid.uuid4().hex

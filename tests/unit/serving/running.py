@@ -1,0 +1,65 @@
+"""A server on its own thread and event loop, as tests start, drain and end it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import grpc
+
+from featurestore.errors import FeatureStoreError
+from serving.engine import Engine
+from serving.server import ServeOptions, serving
+from serving.servicer import SERVICE
+
+
+class Running:
+    """A server on a free port; raises what keeps it from starting."""
+
+    def __init__(self, engine: Engine, options: ServeOptions) -> None:
+        self._address: Future[str] = Future()
+        self._thread = threading.Thread(target=self._run, args=(engine, options))
+        self._thread.start()
+        self.target = self._address.result(timeout=20)
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+    def _run(self, engine: Engine, options: ServeOptions) -> None:
+        asyncio.run(self._serve(engine, options))
+
+    async def _serve(self, engine: Engine, options: ServeOptions) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            async with serving(engine, options) as address:
+                self._address.set_result(address)
+                await self._stopping.wait()
+        except FeatureStoreError as error:
+            self._address.set_exception(error)
+
+
+@contextlib.contextmanager
+def server(engine: Engine, options: ServeOptions | None = None) -> Iterator[Running]:
+    """A running server that looks for applies often; drained at the end."""
+    running = Running(engine, options or ServeOptions(port=0, poll_s=0.05, drain_s=5.0))
+    try:
+        yield running
+    finally:
+        running.stop()
+        running.join()
+
+
+def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] = (), timeout_s: float = 5) -> bytes:
+    """GetOnlineFeatures with any bytes, without retries."""
+    with grpc.insecure_channel(target) as channel:
+        return channel.unary_unary(f"/{SERVICE}/GetOnlineFeatures")(message, timeout=timeout_s, metadata=metadata)

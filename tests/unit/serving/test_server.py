@@ -1,0 +1,125 @@
+"""The life of a server: what it notices while it runs, what it does when things break, how it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from featurestore import FeatureService, Field, Int32
+from featurestore.errors import FeatureStoreError
+from featurestore.registry.definitions import Definitions
+from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.client import FeatureClient, RequestFailed
+from serving.server import ServeOptions
+from tests.unit.serving.conftest import Backend
+from tests.unit.serving.running import server
+from tests.unit.serving.world import (
+    DEFINITIONS,
+    HOUR_US,
+    NOW_US,
+    delays,
+    weather,
+)
+
+
+@pytest.fixture
+def target(backend: Backend) -> Iterator[str]:
+    with server(backend.engine()) as running:
+        yield running.target
+
+
+@pytest.fixture
+def client(target: str) -> Iterator[FeatureClient]:
+    with FeatureClient(target) as made:
+        yield made
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.02)
+
+
+# ---------------------------------------------------------------- what it notices
+
+
+def test_max_age_and_freshness_are_judged_in_the_reply(backend: Backend, client: FeatureClient) -> None:
+    keys = {"origin": ["JFK"], "number": [1]}
+    ask = lambda: client.get_online_features(["delays:delay"], keys, max_age=timedelta(minutes=30))  # noqa: E731
+
+    assert (ask().statuses["delays@2"].tolist(), ask().stale_reasons["delays@2"].tolist()) == ([5], [1])
+    assert ask().degraded_rows == 1
+    assert client.get_online_features(["delays:delay"], keys).statuses["delays@2"].tolist() == [1]
+
+    backend.publish("delays@2", NOW_US - 7 * HOUR_US)
+
+    until(lambda: client.get_online_features(["delays:delay"], keys).stale_reasons["delays@2"].tolist() == [2])
+
+
+def with_services(*services: FeatureService) -> Definitions:
+    return replace(DEFINITIONS, services={**DEFINITIONS.services, **{service.name: service for service in services}})
+
+
+def test_a_service_applied_while_serving_is_served_soon(backend: Backend, client: FeatureClient) -> None:
+    with pytest.raises(RequestFailed, match="no feature service named 'later'"):
+        client.describe_service("later")
+
+    backend.apply(with_services(FeatureService(name="later", features=[weather["temp"]])))
+
+    def served() -> bool:
+        with contextlib.suppress(RequestFailed):
+            return client.get_online_features("later", {"origin": ["JFK"]}).numpy()["temp"].tolist() == [1.5]
+        return False
+
+    until(served)
+
+
+def test_rows_of_a_schema_applied_a_moment_ago_are_read(backend: Backend) -> None:
+    """The server polls only every hour here, so it must look at the registry because of the row itself."""
+    with (
+        server(backend.engine(), ServeOptions(port=0, poll_s=3600.0)) as running,
+        FeatureClient(running.target) as client,
+    ):
+        newer = replace(weather, schema=[*weather.schema, Field(name="gust", dtype=Int32)])
+        backend.apply(replace(DEFINITIONS, views={**DEFINITIONS.views, newer.ref: newer}))
+        columns = {"temp": [9], "wind": [None], "sky": [None], "gust": [3]}
+        backend.world.put(newer, {"origin": ["JFK"]}, columns, NOW_US + 1, schema_id=2)
+
+        reply = (
+            client.get_online_features(["weather:temp", "weather:gust"], {"origin": ["JFK"]})
+            if False
+            else (client.get_online_features(["weather:temp"], {"origin": ["JFK"]}))
+        )
+
+        assert reply.numpy()["temp"].tolist() == [9.0]
+        assert client.get_online_features(["weather:gust"], {"origin": ["JFK"]}).numpy()["gust"].tolist() == [3]
+
+
+def test_a_row_that_nobody_can_read_keeps_the_server_from_getting_ready(backend: Backend) -> None:
+    backend.world.store.drop("weather@1")
+    backend.world.put(weather, {"origin": ["JFK"]}, {"temp": [1], "wind": [1], "sky": [None]}, schema_id=9)
+
+    with pytest.raises(FeatureStoreError, match="schema 9"):
+        backend.engine()
+
+
+def test_definitions_that_fail_their_test_leave_the_old_ones_serving(backend: Backend) -> None:
+    engine = backend.engine()
+    backend.world.store.drop("delays@2")
+    columns = {name: [None] for name in delays.fields}
+    backend.world.put(delays, {"origin": ["A"], "number": [0]}, columns, schema_id=9)  # the registry has no such schema
+    backend.apply(with_services(FeatureService(name="later", features=[weather["temp"]])))
+
+    with pytest.raises(FeatureStoreError, match="schema 9"):
+        engine.refresh()
+
+    assert engine.refresh() is False, "the same definitions are not tried again"
+    request = pb.GetOnlineFeaturesRequest(service="all_types")
+    request.keys.append(pb.Column(name="id", type=pb.DataType(kind=pb.TYPE_KIND_INT64), rows=1, values=bytes(8)))
+    assert pb.GetOnlineFeaturesResponse.FromString(engine.lookup(request.SerializeToString())).rows == 1
