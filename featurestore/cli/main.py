@@ -1,0 +1,178 @@
+"""Entry point of the command: finds the command in the table, runs it, turns errors into exit codes and words.
+
+Exit codes: 0 done; 1 a check found something; 2 the user's input is wrong; 3 a store or service cannot be used; 4 busy;
+70 a defect of ours (the traceback is shown when FEATURESTORE_DEBUG is set); 130 interrupted; 141 the reader of our
+output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NoReturn
+
+from featurestore import __version__
+from featurestore.cli.commands import COMMANDS
+from featurestore.cli.output import print_json
+from featurestore.cli.repository import Context, add_global_arguments
+from featurestore.errors import (
+    ConfigError,
+    ContractViolation,
+    DefinitionError,
+    EvolutionError,
+    FeatureStoreError,
+    InputError,
+    NotFoundError,
+    ParityError,
+    ServingError,
+    SourceError,
+    StoreBusy,
+    StoreError,
+    suggest,
+)
+
+DEFECT, INTERRUPTED, NO_READER = 70, 130, 141
+
+#: The nearest class in an error's ancestry decides.
+EXIT_CODES: dict[type[FeatureStoreError], int] = {
+    ParityError: 1,
+    ConfigError: 2,
+    ContractViolation: 2,
+    DefinitionError: 2,
+    EvolutionError: 2,
+    InputError: 2,
+    NotFoundError: 2,
+    SourceError: 2,
+    ServingError: 3,
+    StoreError: 3,
+    StoreBusy: 4,
+}
+
+
+class UsageError(InputError):
+    """The command line cannot be understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that `--json` holds for mistyped commands too."""
+
+    def error(self, message: str) -> NoReturn:
+        """A UsageError that ends with the way out."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code (`--help` and `--version` raise SystemExit, as argparse does)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except FeatureStoreError as error:
+        return _report(error, exit_code(error), as_json)
+    except KeyboardInterrupt:
+        message = "interrupted; what was begun is finished or resumed by the next command"
+        return _report(KeyboardInterrupt(message), INTERRUPTED, as_json)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except OSError as error:
+        return _report(error, _os_error_code(error), as_json)
+    except Exception as error:  # noqa: BLE001 - the last resort: a defect gets an exit code and a short message
+        if "FEATURESTORE_DEBUG" in os.environ:
+            traceback.print_exc()
+        return _report(error, DEFECT, as_json)
+
+
+def exit_code(error: FeatureStoreError) -> int:
+    """The exit code of an error of ours."""
+    return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), DEFECT)
+
+
+def _os_error_code(error: OSError) -> int:
+    """A full disk is a store's fault; any other file that cannot be used was named by the user."""
+    return EXIT_CODES[StoreError] if error.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_CODES[InputError]
+
+
+def _run(arguments: list[str]) -> int:
+    place = _command_place(arguments)
+    if place is None:
+        _top_parser().parse_args(arguments)
+        raise UsageError("no command given; see featurestore --help")
+    name = arguments[place]
+    if name not in COMMANDS:
+        raise UsageError(f"no command named {name!r}{suggest(name, list(COMMANDS))}")
+    module = import_module(COMMANDS[name].module)
+    parser = Parser(prog=f"featurestore {name}", description=module.__doc__, allow_abbrev=False)
+    module.add_arguments(parser)
+    add_global_arguments(parser)
+    parsed = parser.parse_args(arguments[:place] + arguments[place + 1 :])
+    now = parsed.now if parsed.now is not None else os.environ.get("FEATURESTORE_NOW")
+    context = Context(directory=Path(parsed.directory), json=parsed.json, now=now)
+    return int(module.run(parsed, context))
+
+
+def _command_place(arguments: Sequence[str]) -> int | None:
+    """Where the command stands: the first word that is neither a flag nor the value of a global flag."""
+    place = 0
+    while place < len(arguments):
+        if not arguments[place].startswith("-"):
+            return place
+        place += 2 if arguments[place] in ("-C", "--now") else 1
+    return None
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="featurestore",
+        usage="featurestore [-C DIR] [--json] [--now TIME] COMMAND ...",
+        description="A feature store whose offline and online answers agree bit for bit.",
+        epilog=_commands_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_global_arguments(parser)
+    parser.add_argument("--version", action="version", version=f"featurestore {__version__}")
+    return parser
+
+
+def _commands_text() -> str:
+    width = max(map(len, COMMANDS))
+    lines: list[str] = []
+    for group, members in groupby(COMMANDS.items(), key=lambda item: item[1].group):
+        lines += [f"{group}:", *(f"  {name.ljust(width)}  {command.help}" for name, command in members), ""]
+    return "\n".join([*lines, "featurestore COMMAND --help tells more about one of them."])
+
+
+def _report(error: BaseException, code: int, as_json: bool) -> int:
+    message = str(error) if code != DEFECT else f"a defect of featurestore: {type(error).__name__}: {error}"
+    if code == DEFECT and "FEATURESTORE_DEBUG" not in os.environ:
+        message += "; please report it, with the traceback that FEATURESTORE_DEBUG=1 shows"
+    if as_json:
+        print_json({"error": {"kind": type(error).__name__, "message": message, "exit_code": code} | _facts(error)})
+    else:
+        print(f"featurestore: {message}", file=sys.stderr)
+    return code
+
+
+def _facts(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, DefinitionError):
+        problems = [
+            {"path": problem.path, "line": problem.line, "what": problem.what, "way_out": problem.way_out}
+            for problem in error.problems
+        ]
+        return {"problems": problems}
+    return {"retryable": error.retryable} if isinstance(error, FeatureStoreError) else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""The facade: one object that does from Python what the command does from a shell. A composition root.
+
+Names follow Feast where the meaning is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurestore.clock import Clock, SystemClock, aware_utc, to_us
+from featurestore.errors import InputError
+from featurestore.feature_service import FeatureService
+from featurestore.feature_view import FeatureView
+from featurestore.repository import Repository
+
+if TYPE_CHECKING:
+    from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
+    from featurestore.parity.verify import ViewParity
+    from featurestore.registry.apply import ApplyResult
+    from featurestore.registry.plan import Plan
+    from materialization.job import Request, RunOutcome
+    from serving.response import OnlineResponse
+
+KNOWLEDGE = ("created", "event")
+
+
+class FeatureStore:
+    """A repository opened for work: `FeatureStore("repo")`, a folder that holds featurestore.toml.
+
+    A context manager; `close` lets go of the stores. `clock` sets the time that all work agrees on.
+    """
+
+    def __init__(self, path: str | Path = ".", *, clock: Clock | None = None) -> None:
+        from featurestore.settings import load_settings
+
+        self.repository = Repository(load_settings(Path(path)), clock or SystemClock())
+
+    @classmethod
+    def of(cls, repository: Repository) -> FeatureStore:
+        """The facade of a repository that is open already."""
+        store = cls.__new__(cls)
+        store.repository = repository
+        return store
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        self.repository.close()
+
+    # ------------------------------------------------------------------ definitions
+
+    def plan(self) -> Plan:
+        """What `apply` would change."""
+        from featurestore.registry.plan import make_plan
+
+        repository = self.repository
+        repository.finish_interrupted_apply()
+        return make_plan(repository.registry, repository.state, repository.definitions, repository.offline.history_rows)
+
+    def apply(self, *, allow_empty: bool = False, allow_data_loss: bool = False) -> ApplyResult:
+        """Make the definitions below the repository effective; EvolutionError when that would break readers."""
+        from featurestore.registry.apply import apply
+        from featurestore.registry.holder import user_name
+
+        repository = self.repository
+        return apply(
+            repository.registry,
+            repository.state,
+            repository.offline,
+            repository.online,
+            repository.definitions,
+            who=user_name(),
+            clock=repository.clock,
+            allow_empty=allow_empty,
+            allow_data_loss=allow_data_loss,
+        )
+
+    # ------------------------------------------------------------------ materialization
+
+    def materialize(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        views: Sequence[str] | None = None,
+        load: bool = True,
+        publish: bool = True,
+        repair: bool = False,
+    ) -> RunOutcome:
+        """Load the event times [start, end) of the sources and publish what is due; see `run`."""
+        from materialization.job import Request
+
+        since, until = aware_utc(start, "start"), aware_utc(end, "end")
+        return self.run(Request(start=since, end=until, load=load, publish=publish, repair=repair), views=views)
+
+    def materialize_incremental(
+        self,
+        end: datetime | None = None,
+        *,
+        views: Sequence[str] | None = None,
+        load: bool = True,
+        publish: bool = True,
+        repair: bool = False,
+    ) -> RunOutcome:
+        """Load what arrived (event times before `end`, where given) and publish what is due; see `run`."""
+        from materialization.job import Request
+
+        until = None if end is None else aware_utc(end, "end")
+        return self.run(Request(end=until, load=load, publish=publish, repair=repair), views=views)
+
+    def run(
+        self,
+        request: Request,
+        *,
+        views: Sequence[str] | None = None,
+        progress: Callable[[str, str, int], None] | None = None,
+    ) -> RunOutcome:
+        """A materialization run over `views` (names or refs; all when None). Its outcome holds each view's error."""
+        from materialization.job import Materializer
+
+        self.repository.finish_interrupted_apply()
+        repository, settings = self.repository, self.repository.settings
+        materializer = Materializer(
+            repository=settings.root,
+            registry=repository.registry,
+            state=repository.state,
+            offline=repository.offline,
+            online=repository.online,
+            clock=repository.clock,
+            batch_rows=settings.materialization.batch_rows,
+            lease_s=settings.materialization.lease_s,
+            progress=progress or _silent,
+        )
+        return materializer.run(self._chosen(views), request)
+
+    # ------------------------------------------------------------------ retrieval
+
+    def get_historical_features(
+        self,
+        spine: object,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        knowledge: str = "created",
+        full_feature_names: bool = False,
+        with_status: bool = False,
+    ) -> TrainingSet:
+        """What was known of each spine row's entities at its `as_of`.
+
+        `spine` is a path (Parquet, CSV, Arrow), an Arrow table, a pandas or a polars frame. `knowledge="event"` takes
+        a row as known from its event time, for honest backfills. `with_status` adds `<view>__status` and
+        `<view>__age_us` columns.
+        """
+        from featurestore.offline.spine import read_spine
+        from featurestore.outputs import common_join_keys
+
+        query = self._query(service, features, knowledge, full_feature_names, with_status)
+        request = {field.name: field.dtype for field in query.service.request_fields}
+        read = read_spine(spine, common_join_keys(query.views.values()), request)
+        return self._training_set(query, read, None)
+
+    def get_historical_features_as_of(
+        self,
+        as_of: datetime,
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        knowledge: str = "created",
+        full_feature_names: bool = False,
+        with_status: bool = False,
+    ) -> TrainingSet:
+        """One row per entity known at `as_of`, in the order of the join keys, with what was known of it then."""
+        from featurestore.offline.known_entities import known_entities
+        from featurestore.offline.spine import spine_as_of
+
+        query = self._query(service, features, knowledge, full_feature_names, with_status)
+        instant = aware_utc(as_of, "as_of")
+        with self.repository.offline.open(write=False):
+            entities = known_entities(self.repository.offline, query, to_us(instant))
+            return self._training_set(query, spine_as_of(entities, to_us(instant)), instant)
+
+    def verify_manifest(self, manifest: str | Path, *, spine: object = None) -> list[str]:
+        """Rebuild a training set from its manifest; the differences in words, none when it came out the same."""
+        from featurestore.offline.manifest import differences, read_manifest
+        from featurestore.offline.rebuild import rebuild
+
+        recorded = read_manifest(Path(manifest))
+        rebuilt = rebuild(self.repository.offline, recorded, Path(manifest), spine)
+        return differences(recorded, rebuilt)
+
+    def get_online_features(
+        self,
+        keys: Mapping[str, object] | Sequence[Mapping[str, str]],
+        service: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        max_age: timedelta | None = None,
+        full_feature_names: bool = False,
+    ) -> OnlineResponse:
+        """The serving answer, read from the online store directly.
+
+        `keys` holds a column of values for each join key and request field, or rows of text as the command takes
+        them.
+        """
+        from serving.local import answer, answer_texts, local_lookup
+
+        repository = self.repository
+        lookup = local_lookup(
+            repository.registry,
+            repository.state,
+            repository.online,
+            repository.clock,
+            service,
+            features,
+            full_feature_names=full_feature_names,
+        )
+        if isinstance(keys, Mapping):
+            return answer(lookup, keys, max_age)
+        return answer_texts(lookup, keys, max_age)
+
+    # ------------------------------------------------------------------ proof
+
+    def verify(self, service: str | None = None) -> list[ViewParity]:
+        """Compare the online store with history, entity by entity, for the views of a service or for all."""
+        from featurestore.outputs import pinned_views
+        from featurestore.parity.verify import Verifier
+
+        repository, registry = self.repository, self.repository.registry
+        views = registry.views()
+        chosen = views if service is None else pinned_views(registry.service(service), views)
+        now_us = to_us(repository.clock.now())
+        return [
+            Verifier(
+                project=registry.project,
+                view=view,
+                schema_id=registry.schema_id(view.ref),
+                schemas=registry.row_schemas(view.ref),
+                offline=repository.offline,
+                online=repository.online,
+                batch_rows=repository.settings.materialization.batch_rows,
+            ).verify(repository.state.publish_state(view.ref), now_us)
+            for view in chosen.values()
+        ]
+
+    # ------------------------------------------------------------------ inside
+
+    def _query(
+        self,
+        service: str | None,
+        features: Sequence[str] | None,
+        knowledge: str,
+        full_feature_names: bool,
+        with_status: bool,
+    ) -> TrainingSetQuery:
+        from featurestore.offline.training_set import TrainingSetQuery
+        from featurestore.outputs import pinned_views
+
+        if knowledge not in KNOWLEDGE:
+            raise InputError(f"knowledge is {knowledge!r}; it is one of: {', '.join(KNOWLEDGE)}")
+        self.repository.finish_interrupted_apply()
+        views = self.repository.registry.views()
+        chosen = self._service(service, features, views)
+        pinned = pinned_views(chosen, views)
+        with self.repository.offline.open(write=False):
+            positions = {ref: self.repository.offline.position(ref) for ref in pinned}
+        return TrainingSetQuery(
+            project=self.repository.registry.project,
+            service=chosen,
+            views=pinned,
+            positions=positions,
+            knowledge=knowledge,
+            full_feature_names=full_feature_names,
+            with_status=with_status,
+        )
+
+    def _service(
+        self, service: str | None, features: Sequence[str] | None, views: Mapping[str, FeatureView]
+    ) -> FeatureService:
+        from featurestore.outputs import service_of
+
+        if (service is None) == (features is None):
+            raise InputError("name a feature service, or features as view:field; one of the two")
+        if features is not None:
+            return service_of(features, views)
+        assert service is not None
+        return self.repository.registry.service(service)
+
+    def _training_set(self, query: TrainingSetQuery, spine: Any, as_of: datetime | None) -> TrainingSet:
+        from featurestore.offline.manifest import make_manifest
+        from featurestore.offline.training_set import TrainingSet, build_table
+
+        store = self.repository.offline
+        with store.open(write=False):
+            table, outputs = build_table(store, query, spine)
+        manifest = make_manifest(
+            query,
+            spine,
+            table,
+            outputs,
+            store,
+            made_at=self.repository.clock.now().isoformat(),
+            as_of=None if as_of is None else as_of.isoformat(),
+        )
+        return TrainingSet(table=table, outputs=outputs, query=query, spine=spine, manifest=manifest)
+
+    def _chosen(self, names: Sequence[str] | None) -> list[FeatureView]:
+        """The views named, each once; a bare name means every version of it."""
+        views = self.repository.registry.views()
+        if names is None:
+            return list(views.values())
+        chosen: dict[str, FeatureView] = {}
+        for name in names:
+            versions = {ref: view for ref, view in views.items() if name in (ref, view.name)}
+            chosen |= versions or {name: self.repository.registry.view(name)}
+        return list(chosen.values())
+
+
+def _silent(view: str, step: str, rows: int) -> None:
+    """Progress that nobody watches."""

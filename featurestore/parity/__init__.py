@@ -1,0 +1,1 @@
+"""Proof that the online store is the projection of history, or what exactly it is not."""

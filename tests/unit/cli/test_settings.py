@@ -1,0 +1,127 @@
+"""Settings: where they come from, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from featurestore.errors import ConfigError
+from featurestore.settings import load_settings, shown
+
+
+def write(root: Path, text: str = 'project = "shop"\n') -> Path:
+    root.mkdir(exist_ok=True)
+    (root / "featurestore.toml").write_text(text, encoding="utf-8")
+    return root
+
+
+def fault(root: Path, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(root, environ)
+    return str(caught.value)
+
+
+def test_a_name_is_all_a_repository_must_say(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path), {})
+    assert (settings.project, settings.root) == ("shop", tmp_path)
+    assert settings.registry.path == tmp_path / "data" / "registry.db"
+    assert settings.offline.path == tmp_path / "data" / "offline.duckdb"
+    assert settings.definitions.path == tmp_path / "definitions"
+    assert settings.serving.port == 6566
+    assert settings.offline.threads >= 1
+
+
+def test_later_places_win(tmp_path: Path) -> None:
+    """Default < file < environment < file named by the environment."""
+    root = write(tmp_path, 'project = "shop"\n[serving]\nport = 1\nhost = "a"\nmax_keys = 5\n')
+    (tmp_path / "port.txt").write_text("3\n")
+    environ = {"FEATURESTORE_SERVING_PORT": "2", "FEATURESTORE_SERVING_HOST": "b"}
+    assert load_settings(root, {}).serving.port == 1
+    assert load_settings(root, environ).serving.port == 2
+    serving = load_settings(root, environ | {"FEATURESTORE_SERVING_PORT_FILE": "port.txt"}).serving
+    assert (serving.port, serving.host, serving.max_keys, serving.drain_s) == (3, "b", 5, 10.0)
+
+
+def test_a_key_of_the_file_may_name_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "host.txt").write_text("example\n")
+    root = write(tmp_path, 'project = "shop"\n[serving]\nhost_file = "host.txt"\n')
+    assert load_settings(root, {}).serving.host == "example"
+
+
+def test_the_project_may_come_from_the_environment_alone(tmp_path: Path) -> None:
+    root = write(tmp_path, "")
+    assert load_settings(root, {"FEATURESTORE_PROJECT": "other"}).project == "other"
+    assert "project is missing" in fault(root)
+
+
+def test_absolute_paths_stay_and_relative_ones_begin_at_the_repository(tmp_path: Path) -> None:
+    root = write(tmp_path, 'project = "shop"\n[online]\npath = "/var/online.db"\n[registry]\npath = "r.db"\n')
+    settings = load_settings(root, {})
+    assert settings.online.path == Path("/var/online.db")
+    assert settings.registry.path == tmp_path / "r.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour = 1\n", "unknown setting 'colour'"),
+        ("[offlin]\npath = 'x'\n", "unknown setting 'offlin'; did you mean 'offline'?"),
+        (
+            "[offline]\nmemory_limt = '1GB'\n",
+            "unknown setting 'memory_limt' in [offline]; did you mean 'memory",
+        ),
+        ("[offline]\nkind = 'spark'\n", "offline.kind = 'spark': Input should be 'duckdb'"),
+        ("[offline]\nmemory_limit = 'much'\n", "set it in featurestore.toml or FEATURESTORE_OFFLINE_MEMORY_LIMIT"),
+        ("[offline]\nthreads = 0\n", "offline.threads = 0: Input should be greater than or equal to 1"),
+        ("[serving]\nport = 70000\n", "serving.port = 70000"),
+        ("[serving]\nport = 'x'\n", "serving.port = 'x': Input should be a valid integer"),
+        ("offline = 3\n", "offline = 3: Input should be"),
+        ("[serving]\nhost = 'a'\nhost_file = 'b'\n", "[serving] has both host and host_file; keep one"),
+        ("[serving]\nhost_file = 'nowhere'\n", "[serving] host_file: nowhere cannot be read"),
+        ("[serving\n", "is not valid TOML"),
+    ],
+)
+def test_what_cannot_be_a_setting_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in fault(write(tmp_path, f'project = "shop"\n{text}'))
+
+
+@pytest.mark.parametrize("project", ["2shop", "my-shop", "", "x" * 64, "a b"])
+def test_a_project_is_a_name(tmp_path: Path, project: str) -> None:
+    assert "letters, digits and _ only, a letter first" in fault(write(tmp_path, f'project = "{project}"\n'))
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    said = fault(write(tmp_path), FEATURESTORE_ONLINE_PAHT="x")
+    assert "unknown setting FEATURESTORE_ONLINE_PAHT; did you mean 'FEATURESTORE_ONLINE_PATH'?" in said
+
+
+def test_variables_that_are_no_settings_are_let_through(tmp_path: Path) -> None:
+    environ = {"FEATURESTORE_NOW": "x", "FEATURESTORE_FAILPOINT": "y", "FEATURESTORE_DEBUG": "1", "OTHER": "z"}
+    assert load_settings(write(tmp_path), environ).project == "shop"
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    said = fault(write(tmp_path, "colour = 1\n[serving]\nprot = 1\n"), FEATURESTORE_X="1")
+    assert said.startswith("3 problems in the settings:")
+    said = fault(write(tmp_path, 'project = "-"\n[serving]\nport = -1\n'))
+    assert said.startswith("2 problems in the settings:")
+
+
+def test_a_folder_without_settings_is_told_how_to_get_them(tmp_path: Path) -> None:
+    assert "`featurestore init DIR`" in fault(tmp_path)
+
+
+def test_secrets_are_masked(tmp_path: Path) -> None:
+    class Login(BaseModel):
+        user: str
+        password: SecretStr
+
+    assert shown(Login(user="ana", password=SecretStr("hunter2"))) == {"user": "ana", "password": "**********"}
+
+
+def test_settings_cannot_be_changed_afterwards(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path), {})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.project = "other"  # type: ignore[misc]
