@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 
 class FeatureStoreError(Exception):
@@ -124,6 +123,8 @@ class ServingError(FeatureStoreError):
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or all of them."""
+    from difflib import get_close_matches  # not at the top: importing featurestore stays cheap
+
     if not known:
         return "; none is known yet"
     near = get_close_matches(name, known, n=1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os.path
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent)
+#: Frames that are never where a user wrote something: this package, and what dataclasses generate and `replace` calls.
+_MACHINERY = (os.path.join(os.path.dirname(__file__), ""), "<string>", dataclasses.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +20,11 @@ class Location:
 
 
 def definition_site() -> Location:
-    """The innermost caller outside this package, dataclass machinery (`<string>`) left out."""
+    """The innermost caller outside this package and the machinery of dataclasses."""
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith((_PACKAGE, "<string>")):
+        if not path.startswith(_MACHINERY):
             return Location(path, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return Location()

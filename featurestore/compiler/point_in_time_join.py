@@ -74,7 +74,7 @@ def visible_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
         .join("_asked", join_type="semi", using=names.using(*join.keys))
         .where(exp.LTE(this=column(POSITION), expression=exp.Literal.number(join.position)))
     )
-    return tree.with_("_asked", as_=asked).with_("_visible", as_=rows)
+    return tree.with_("_asked", as_=asked, copy=False).with_("_visible", as_=rows, copy=False)
 
 
 def running_maximum(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -93,7 +93,7 @@ def running_maximum(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     )
     ranked = exp.select(*shown, exp.alias_(greatest, "_greatest")).from_("_visible")
     leading = exp.select(*shown).from_(ranked.subquery("_ranked")).where(column(EVENT).eq(column("_greatest")))
-    return tree.with_("_leading", as_=leading)
+    return tree.with_("_leading", as_=leading, copy=False)
 
 
 def match_event(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -104,7 +104,7 @@ def match_event(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
         .from_(exp.to_identifier(SPINE, quoted=True))
         .join(exp.Join(this=exp.to_table("_leading"), method="ASOF", on=_as_of(SPINE, "_leading", join.keys)))
     )
-    return tree.with_("_matched", as_=matched, materialized=True)
+    return tree.with_("_matched", as_=matched, materialized=True, copy=False)
 
 
 def candidates(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -112,7 +112,7 @@ def candidates(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     using = names.using(*join.keys, EVENT)
     wanted = [*join.keys, EVENT, VISIBLE_FROM, CREATED, SEQUENCE, POSITION]
     rows = exp.select(*map(column, wanted)).from_("_visible").join("_matched", join_type="semi", using=using)
-    return tree.with_("_candidates", as_=rows)
+    return tree.with_("_candidates", as_=rows, copy=False)
 
 
 def latest_version(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -125,7 +125,7 @@ def latest_version(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     wanted = [column(name) for name in (*join.keys, EVENT, VISIBLE_FROM, POSITION)]
     numbered = exp.select(*wanted, exp.alias_(place, "_place")).from_("_candidates")
     latest = exp.select(*wanted).from_(numbered.subquery("_numbered")).where(column("_place").eq(1))
-    return tree.with_("_versions", as_=latest)
+    return tree.with_("_versions", as_=latest, copy=False)
 
 
 def match_version(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -141,7 +141,7 @@ def match_version(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
             )
         )
     )
-    return tree.with_("_answers", as_=matched, materialized=True)
+    return tree.with_("_answers", as_=matched, materialized=True, copy=False)
 
 
 def fetch_fields(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:

@@ -38,7 +38,7 @@ from featurestore.errors import SourceError
 DATE_MIN, DATE_MAX = -719_162, 2_932_896
 
 #: Significant binary places of a float.
-MANTISSA_BITS = {Float32: 24, Float64: 53}
+MANTISSA_BITS: dict[DType, int] = {Float32: 24, Float64: 53}
 
 #: A time of day with an offset at its end; what else ISO allows is a local time.
 _ZONED = r"[ T]\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)\z"
@@ -206,7 +206,9 @@ def _floats(column: pa.Array, dtype: DType) -> Converted:
 def _inexact_integers(column: pa.Array, bits: int) -> Mask | None:
     """Integers whose significant digits need more than `bits` binary places."""
     numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
-    magnitude = np.abs(numbers).astype(np.uint64)  # of the least int64 too: its negative wraps to the right bits
+    if numbers.dtype != np.uint64:
+        numbers = np.abs(numbers.astype(np.int64))  # the least int64 wraps, and has the right bits as it is
+    magnitude = numbers.astype(np.uint64)
     lowest = magnitude & (~magnitude + np.uint64(1))
     inexact = (magnitude // np.maximum(lowest, np.uint64(1))) >> np.uint64(bits) != 0
     return inexact if inexact.any() else None

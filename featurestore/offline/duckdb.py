@@ -6,6 +6,7 @@ for the lock is bounded; the error then names the holder. Readers open the file 
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -53,8 +54,10 @@ class DuckDBOfflineStore:
         self._project = project
         self._config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit}
         self._wait_s = wait_s
-        self._lock = threading.RLock()
+        self._lock = _file_lock(path)
         self._connection: duckdb.DuckDBPyConnection | None = None
+        #: SQL that is asked for once a batch, by view and fields: building it costs as much as a small batch.
+        self._known_rows: dict[tuple[str, ...], str] = {}
         self._writable = False
 
     @contextmanager
@@ -127,11 +130,8 @@ class DuckDBOfflineStore:
         schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
         with self._session(write=False) as connection:
             self._require(connection, join.view.ref)
-            connection.register(names.SPINE, spine)
-            try:
+            with _registered(connection, names.SPINE, spine):
                 answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
-            finally:
-                connection.unregister(names.SPINE)
         return answers.cast(schema)
 
     @contextmanager
@@ -201,7 +201,7 @@ class DuckDBOfflineStore:
         span = pc.min_max(pc.cast(rows.column(names.EVENT), pa.int64())).as_py()
         connection.register(names.INCOMING, numbered)
         try:
-            statement = compile.known_rows(self._project, view, DUCKDB)
+            statement = self._known_rows_sql(view)
             known = connection.sql(statement, params=[from_us(span["min"]), from_us(span["max"])]).to_arrow_table()
         finally:
             connection.unregister(names.INCOMING)
@@ -210,6 +210,12 @@ class DuckDBOfflineStore:
         duplicate[places[same]] = True
         correction[places[~same]] = True
         return duplicate, correction
+
+    def _known_rows_sql(self, view: FeatureView) -> str:
+        key = (view.ref, *view.fields)
+        if key not in self._known_rows:
+            self._known_rows[key] = compile.known_rows(self._project, view, DUCKDB)
+        return self._known_rows[key]
 
     def _insert(self, connection: duckdb.DuckDBPyConnection, view: FeatureView, rows: pa.Table, schema_id: int) -> None:
         if rows.num_rows == 0:
@@ -232,11 +238,8 @@ class DuckDBOfflineStore:
         """Keep refused rows; one that is already there, for the same rule, is not kept twice."""
         if refused is None or refused.num_rows == 0:
             return
-        connection.register(names.INCOMING, refused)
-        try:
+        with _registered(connection, names.INCOMING, refused):
             connection.execute(_SET_ASIDE.format(schema=_quoted(self._project)))
-        finally:
-            connection.unregister(names.INCOMING)
 
     def _settle(self, connection: duckdb.DuckDBPyConnection, ref: str, arrived: ArrivedRows) -> None:
         if arrived.load_id is not None:
@@ -286,7 +289,7 @@ class DuckDBOfflineStore:
 
     @contextmanager
     def _session(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._lock, _translated(self._path):
+        with self._held(), _translated(self._path):
             if self._connection is not None:
                 assert self._writable or not write, "a block opened for reading cannot be written in"
                 yield self._connection
@@ -300,26 +303,64 @@ class DuckDBOfflineStore:
                 self._connection.close()
                 self._connection = None
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The file's turn in this process: DuckDB would let the writers of one process run into each other."""
+        if not self._lock.acquire(timeout=self._wait_s):
+            raise StoreBusy(
+                f"the offline store {self._path} is held by another thread of this process ({os.getpid()}); waited "
+                f"{self._wait_s:g} s; let it finish, or raise offline.wait_s in featurestore.toml"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnreachable(
+                f"cannot make the folder of the offline store {self._path}: {error.strerror or error}"
+            ) from error
         deadline = time.monotonic() + self._wait_s
         while True:
             try:
                 connection = duckdb.connect(str(self._path), read_only=read_only, config=self._config)
-            except duckdb.IOException as error:
-                held = _HOLDER.search(str(error))
-                if held is None:
+            except (duckdb.IOException, duckdb.ConnectionException) as error:
+                holder = _holder(error)
+                if holder is None:
                     raise
                 if time.monotonic() >= deadline:
                     raise StoreBusy(
-                        f"the offline store {self._path} is held by process {held['pid']} ({held['program']}); waited "
-                        f"{self._wait_s:g} s; let it finish, or raise offline.wait_s in featurestore.toml"
+                        f"the offline store {self._path} is held by {holder}; waited {self._wait_s:g} s; let it "
+                        f"finish, or raise offline.wait_s in featurestore.toml"
                     ) from error
             else:
                 # A setting of the icu extension, which is loaded only once the connection stands.
                 connection.execute("SET TimeZone = 'UTC'")
                 return connection
             time.sleep(LOCK_POLL_S)
+
+
+def _holder(error: duckdb.Error) -> str | None:
+    """Who keeps us from opening the file; None when that is not what the error says."""
+    if held := _HOLDER.search(str(error)):
+        return f"process {held['pid']} ({held['program']})"
+    # Within a process DuckDB shares an open file only with connections that are opened alike.
+    if "different configuration" in str(error):
+        return f"another connection of this process ({os.getpid()})"
+    return None
+
+
+_LOCKS: dict[Path, threading.RLock] = {}
+_LOCKS_GUARD = threading.Lock()
+
+
+def _file_lock(path: Path) -> threading.RLock:
+    """The lock of a file, the same for all stores of this process that have it open."""
+    with _LOCKS_GUARD:
+        return _LOCKS.setdefault(path.resolve(), threading.RLock())
 
 
 _TABLE_EXISTS = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
@@ -335,10 +376,14 @@ _BOOK_KEEPING = (
     " source_row BIGINT NOT NULL, raw VARCHAR NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL)",
 )
 _SET_ASIDE = (
-    "INSERT INTO {schema}._quarantine BY NAME SELECT * FROM _incoming AS fresh WHERE NOT EXISTS"
+    "INSERT INTO {schema}._quarantine BY NAME SELECT DISTINCT ON (view, rule, field, raw) * FROM _incoming AS fresh"
+    " WHERE NOT EXISTS"
     " (SELECT 1 FROM {schema}._quarantine AS kept WHERE kept.view = fresh.view AND kept.rule = fresh.rule"
-    " AND kept.field = fresh.field AND kept.raw = fresh.raw)"
+    " AND kept.field = fresh.field AND kept.raw = fresh.raw) ORDER BY source, source_row"
 )
+
+
+_NO_SPACE = ("No space left", "not enough space", "Not enough space", "File too large", "Disk quota exceeded")
 
 
 @contextmanager
@@ -353,6 +398,15 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 @contextmanager
+def _registered(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
+    """`table` under a name that queries can use. After a failure it stays, until the next one takes the name:
+    taking it back is a statement too, and would fail in an aborted transaction and hide the cause."""
+    connection.register(name, table)
+    yield
+    connection.unregister(name)
+
+
+@contextmanager
 def _translated(path: Path) -> Iterator[None]:
     """Driver errors that a user can act on, as errors of the project."""
     try:
@@ -361,19 +415,19 @@ def _translated(path: Path) -> Iterator[None]:
         raise StoreFull(
             f"the offline store {path} ran out of memory: {_first_line(error)}; raise offline.memory_limit"
         ) from error
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
         text = _first_line(error)
-        if "No space left" in text or "not enough space" in text.lower():
+        if any(words in text for words in _NO_SPACE):
             raise StoreFull(f"no space left for the offline store {path}: {text}; free space and run again") from error
+        if isinstance(error, duckdb.SerializationException) or "Corrupt database" in text:
+            raise StoreError(f"the offline store {path} cannot be read: {text}; it may be damaged, restore it") from error
+        if not isinstance(error, duckdb.IOException):
+            raise
         if "not a valid DuckDB" in text:
             raise StoreError(f"{path} is not a DuckDB file: {text}; point offline.path at another file") from error
         if "Cannot open file" in text:
             raise StoreUnreachable(f"cannot open the offline store {path}: {text}") from error
         raise StoreError(f"the offline store {path} failed: {text}") from error
-    except duckdb.SerializationException as error:
-        raise StoreError(
-            f"the offline store {path} cannot be read: {_first_line(error)}; it may be damaged, restore it"
-        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -232,7 +232,7 @@ def _relation(
         case "parquet":
             return connection.read_parquet(files)
         case "csv":
-            return connection.read_csv(files, allow_quoted_nulls=False)
+            return connection.read_csv(files, allow_quoted_nulls=False)  # type: ignore[arg-type]  # lists are allowed
         case _:
             return pa.concat_tables([read_table(path) for path in paths])
 

@@ -33,7 +33,7 @@ def publishes(draw: st.DrawFn) -> tuple[History, list[tuple[int, int]]]:
     """A history and the (position, horizon) of a few publishes; neither ever goes back, one may stand still."""
     history = draw(histories())
     last = len(history.committed)
-    positions = sorted(draw(st.lists(st.integers(0, last), min_size=1, max_size=4)))
+    positions = sorted(draw(st.lists(st.integers(0, last), min_size=1, max_size=3)))
     horizons = sorted(draw(st.lists(instants(history.base), min_size=len(positions), max_size=len(positions))))
     return history, list(zip(positions, horizons, strict=True))
 

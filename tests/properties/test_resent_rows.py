@@ -53,7 +53,7 @@ def streams(draw: st.DrawFn) -> tuple[FeatureView, list[list[Row]]]:
     rows = [row for batch in history.batches for row in batch]
     if not rows:
         return history.view, [[]]
-    batches = draw(st.lists(st.lists(st.sampled_from(rows), max_size=8), min_size=1, max_size=4))
+    batches = draw(st.lists(st.lists(st.sampled_from(rows), max_size=8), min_size=1, max_size=3))
     return history.view, batches
 
 

@@ -124,4 +124,4 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed_afterwards(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path), {})
     with pytest.raises(ValueError, match="frozen"):
-        settings.project = "other"  # type: ignore[misc]
+        settings.project = "other"

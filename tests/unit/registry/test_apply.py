@@ -82,8 +82,14 @@ class Shop:
 
     def publish(self, ref: str) -> None:
         lease = self.state.acquire_lease(ref, "test", 60)
-        moved = {"position_from": 0, "position_to": 1, "horizon_from_us": None, "horizon_to_us": 1, "watermark_us": 1}
-        times = {"started_at_us": 1, "acknowledged_at_us": 1, "rows_written": 1, "keys_repaired": 0}
+        moved: dict[str, Any] = {
+            "position_from": 0,
+            "position_to": 1,
+            "horizon_from_us": None,
+            "horizon_to_us": 1,
+            "watermark_us": 1,
+        }
+        times: dict[str, Any] = {"started_at_us": 1, "acknowledged_at_us": 1, "rows_written": 1, "keys_repaired": 0}
         self.state.commit_publish(PublishRecord(view=ref, kind="publish", **moved, **times), lease)
         self.state.release_lease(lease)
 

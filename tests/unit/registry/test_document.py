@@ -159,7 +159,7 @@ def test_what_equals_its_default_is_not_written() -> None:
 
 
 ROUTE = Entity(name="route", join_keys={"origin": String, "dest": Int64}, description="x", owner="o", tags={"a": "b"})
-SOURCES = [
+SOURCES: list[FileSource | SqlSource] = [
     FileSource(path="a/*.parquet", timestamp_field="t"),
     FileSource(
         path="a.csv",

@@ -85,12 +85,12 @@ def test_a_second_repository_sees_nothing_of_the_first(tmp_path: Path) -> None:
             file = tmp_path / name / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text.replace("String", key))
-    before, path = set(sys.modules), list(sys.path)
+    before, search_path = set(sys.modules), list(sys.path)
     first, second = (load_definitions(tmp_path / name) for name in ("first", "second"))
     assert str(first.entities["airport"].join_keys["airport"]) == "string"
     assert str(second.entities["airport"].join_keys["airport"]) == "int64"
     assert not {name for name in set(sys.modules) - before if name.startswith("definitions")}
-    assert sys.path == path
+    assert sys.path == search_path
 
 
 def test_a_changed_file_is_seen_even_within_the_same_second(write_files: Write) -> None:

@@ -115,7 +115,7 @@ BAD_NAMES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("name", "text"), BAD_NAMES, ids=lambda value: repr(value)[:20])
 def test_bad_names_are_refused_wherever_a_name_stands(name: Any, text: str) -> None:
-    declared = [
+    declared: list[tuple[Any, ...]] = [
         (Entity(name=name, join_keys={"k": String}),),
         (Entity(name="e", join_keys={name: String}),),
         (view(name=name),),
@@ -341,6 +341,8 @@ WIND = FeatureView(
 )
 CHOSEN = ViewSelection(view="weather", version=1, fields=(SelectedField(field="temp"),))
 
+TEXT: Any = "x"
+
 SERVICE_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"features": []}, "it asks for no feature"),
     ({"features": ["weather:temp"]}, "features holds 'weather:temp'; choose from a view object"),
@@ -359,7 +361,7 @@ SERVICE_FAULTS: list[tuple[dict[str, Any], str]] = [
         "request field 'hour': no value keeps the bounds",
     ),
     ({"on_stale": "drop"}, "on_stale='drop' is unknown; choose 'serve', 'null', 'fail'"),
-    ({"features": [changed(CHOSEN, fields=(SelectedField(field="temp", fill="x"),))]}, "not a float"),
+    ({"features": [changed(CHOSEN, fields=(SelectedField(field="temp", fill=TEXT),))]}, "not a float"),
     ({"features": [view()[["temp"]].fill(temp=1e39)]}, "fill 1e+39 of 'temp' does not fit float32"),
     ({"features": [view(), WIND[["gust"]]]}, "join key 'airport' is string in one view and int64 in wind@1"),
 ]

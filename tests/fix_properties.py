@@ -1,0 +1,20 @@
+"""How hard the properties look: 500 examples, as CI runs them; HYPOTHESIS_PROFILE=quick while working on a rule."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, Phase, settings
+
+settings.register_profile(
+    "ci",
+    max_examples=500,
+    deadline=None,
+    # Explaining a failure runs it hundreds of times more; shrinking is what tells.
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=50)
+
+#: Decorates every property.
+thoroughly = settings(settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci")))

@@ -1,0 +1,251 @@
+"""A small real repository in a folder: registry, DuckDB history, SQLite online store, Parquet sources, a clock to set.
+
+`SmallRepository` is what a test works on; `repository` is the fixture. A process of its own works on the same folder
+through `run_in_process`, which runs this module (see `main`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import Entity, FeatureView, Field, FileSource, FixedClock, Float64, Int64, String
+from featurestore.arrow_types import TIMESTAMP, arrow_type
+from featurestore.clock import to_us
+from featurestore.compiler.names import CREATED, EVENT
+from featurestore.ingest.publish import pack
+from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.online.row_encoder import RowEncoder
+from featurestore.online.sqlite import SqliteOnlineStore
+from featurestore.registry.apply import apply
+from featurestore.registry.definitions import Definitions
+from featurestore.registry.registry import Registry, open_state
+from featurestore.registry.state import StateStore
+from materialization.job import Materializer, Request, RunOutcome, ViewOutcome
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = "small"
+NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
+BATCH_ROWS = 10
+
+airport = Entity(name="airport", join_keys={"origin": String})
+FIELDS = (Field(name="temp", dtype=Float64), Field(name="seen", dtype=Int64))
+
+Row = tuple[str, datetime, float | None, int | None]
+CreatedRow = tuple[str, datetime, datetime, float | None, int | None]
+
+
+def weather(path: str = "data/weather", *, created: bool = False, **changes: Any) -> FeatureView:
+    """The view most tests use: weather at an airport, from the files of a folder."""
+    source = FileSource(path=path, timestamp_field="at", created_timestamp_column="known" if created else None)
+    view = FeatureView(name="weather", entities=[airport], schema=FIELDS, source=source)
+    return replace(view, **changes)
+
+
+def rows_table(rows: Sequence[Row]) -> pa.Table:
+    """(origin, at, temp, seen) as a source writes them."""
+    schema = pa.schema([("origin", pa.string()), ("at", TIMESTAMP), ("temp", pa.float64()), ("seen", pa.int64())])
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+
+
+def created_table(rows: Sequence[CreatedRow]) -> pa.Table:
+    """(origin, at, known, temp, seen) as a source writes them."""
+    plain = rows_table([(row[0], row[1], row[3], row[4]) for row in rows])
+    return plain.add_column(2, "known", pa.array([row[2] for row in rows], TIMESTAMP))
+
+
+def hours(count: float) -> timedelta:
+    """That many hours."""
+    return timedelta(hours=count)
+
+
+@dataclass
+class SmallRepository:
+    """A folder that holds everything; the stores are open, `clock` stands where the test has put it."""
+
+    root: Path
+    batch_rows: int = BATCH_ROWS
+    clock: FixedClock = field(default_factory=lambda: FixedClock(NOON))
+
+    def __post_init__(self) -> None:
+        (self.root / "data").mkdir(parents=True, exist_ok=True)
+        self.registry: Registry
+        self.state: StateStore
+        self.registry, self.state = open_state(self.root / "registry.db", PROJECT)
+        self.offline = DuckDBOfflineStore(self.root / "offline.duckdb", PROJECT, wait_s=0.2)
+        self.online = SqliteOnlineStore(self.root / "online.db", PROJECT)
+
+    def close(self) -> None:
+        """Close the stores."""
+        self.online.close()
+        self.registry.close()
+
+    # ------------------------------------------------------------------ what a user does
+
+    def apply(self, *views: FeatureView) -> None:
+        """Make these the applied views."""
+        entities = {entity.name: entity for view in views for entity in view.entities}
+        definitions = Definitions(entities=entities, views={view.ref: view for view in views})
+        stores = (self.registry, self.state, self.offline, self.online)
+        apply(*stores, definitions, who="test", clock=self.clock, allow_data_loss=True)
+
+    def write(self, name: str, rows: pa.Table | Sequence[Row]) -> Path:
+        """(Over)write a Parquet source file below data/."""
+        path = self.root / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows if isinstance(rows, pa.Table) else rows_table(rows), path)
+        return path
+
+    def at(self, now: datetime) -> SmallRepository:
+        """Set the clock."""
+        self.clock = FixedClock(now)
+        return self
+
+    def materializer(self) -> Materializer:
+        """The jobs of this folder."""
+        return Materializer(
+            repository=self.root,
+            registry=self.registry,
+            state=self.state,
+            offline=self.offline,
+            online=self.online,
+            clock=self.clock,
+            batch_rows=self.batch_rows,
+            lease_s=60.0,
+        )
+
+    def run(self, request: Request | None = None, views: Sequence[str] = ()) -> RunOutcome:
+        """Materialize all views (or those named) incrementally, or as `request` says."""
+        chosen = [self.registry.view(name) for name in views] or list(self.registry.views().values())
+        return self.materializer().run(chosen, request or Request())
+
+    def done(self, request: Request | None = None) -> ViewOutcome:
+        """`run` for the one view there is; its error is raised."""
+        outcome = self.run(request)
+        assert len(outcome.views) == 1
+        if outcome.views[0].error is not None:
+            raise outcome.views[0].error
+        return outcome.views[0]
+
+    # ------------------------------------------------------------------ what a test looks at
+
+    def history(self, ref: str = "weather@1") -> pa.Table:
+        """The whole history in the order of positions."""
+        name, version = ref.split("@")
+        with duckdb.connect(str(self.root / "offline.duckdb"), read_only=True) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            rows = connection.sql(f'SELECT * FROM "{PROJECT}"."{name}__v{version}" ORDER BY _position').to_arrow_table()
+        view = self.registry.view(ref)
+        types = {**view.join_keys, **{declared.name: declared.dtype for declared in view.schema}}
+        exact = pa.schema([(f.name, arrow_type(types[f.name]) if f.name in types else f.type) for f in rows.schema])
+        return rows.cast(exact)
+
+    def values(self, ref: str = "weather@1") -> list[tuple[Any, ...]]:
+        """(join keys, event, created, fields) of every history row, sorted."""
+        view = self.registry.view(ref)
+        names = [*view.join_keys, EVENT, CREATED, *view.fields]
+        columns = self.history(ref).select(names).to_pydict()
+        return sorted(zip(*(columns[name] for name in names), strict=True), key=repr)
+
+    def stored(self, ref: str = "weather@1") -> dict[bytes, bytes]:
+        """What the online store holds: key -> packed row."""
+        return {
+            key: row
+            for keys, rows in self.online.scan(ref, 1000)
+            for key, row in zip(keys.to_pylist(), rows.to_pylist(), strict=True)
+        }
+
+    def projection(self, now: datetime, ref: str = "weather@1") -> dict[bytes, bytes]:
+        """What the online store must hold at `now`, from history, row by row."""
+        view, history = self.registry.view(ref), self.history(ref)
+        newest: dict[tuple[Any, ...], tuple[tuple[Any, ...], int]] = {}
+        for place, row in enumerate(history.to_pylist()):
+            if max(row[EVENT], row[CREATED]) > now:
+                continue
+            key = tuple(row[name] for name in view.join_keys)
+            order = (row[EVENT], row[CREATED], row["_sequence"])
+            if key not in newest or order > newest[key][0]:
+                newest[key] = (order, place)
+        chosen = history.take(pa.array([place for _, place in newest.values()], pa.int64()))
+        encoder = RowEncoder(self.registry.schema_id(ref), view.schema)
+        keys, rows = pack(view, encoder, chosen)
+        return dict(zip(keys.to_pylist(), rows.to_pylist(), strict=True))
+
+    def assert_online_is_projection(self, ref: str = "weather@1") -> None:
+        """The online store holds the projection at its published horizon, byte for byte."""
+        state = self.state.publish_state(ref)
+        assert state is not None
+        now = self.clock.now()
+        assert state.horizon_us == to_us(now)
+        assert state.position == self.offline.position(ref)
+        assert self.stored(ref) == self.projection(now, ref)
+
+    def assert_positions_contiguous(self, ref: str = "weather@1") -> None:
+        """Positions count the rows from 1; no sequence is given twice."""
+        history = self.history(ref)
+        assert history.column("_position").to_pylist() == list(range(1, history.num_rows + 1))
+        sequences = history.column("_sequence").to_pylist()
+        assert len(set(sequences)) == len(sequences)
+
+    # ------------------------------------------------------------------ other processes
+
+    def start_process(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """A process that materializes this folder; see `main` for its arguments."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.fix_repository", str(self.root), self.clock.now().isoformat(), *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run_in_process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`start_process` and its end."""
+        process = self.start_process(*arguments, **environment)
+        out, errors = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[SmallRepository]:
+    """An empty small repository."""
+    small = SmallRepository(tmp_path / "repository")
+    yield small
+    small.close()
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """`ROOT NOW [--hold]`: materialize all views of ROOT at NOW; `--hold` stops after the first batch until killed."""
+    root, now, *flags = arguments
+    small = SmallRepository(Path(root), batch_rows=int(environ.get("BATCH_ROWS", BATCH_ROWS)))
+    small.at(datetime.fromisoformat(now))
+    jobs = small.materializer()
+    if "--hold" in flags:
+        jobs = replace(jobs, progress=_hold)
+    outcome = jobs.run(list(small.registry.views().values()), Request())
+    for error in outcome.errors:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return 1 if outcome.errors else 0
+
+
+def _hold(view: str, step: str, rows: int) -> None:
+    import threading
+
+    print(f"holding {view}", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
