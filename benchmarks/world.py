@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measure import SEED
+from benchmarks.measure import SEED, Unequal
 from featurestore import FeatureStore, FixedClock
 from featurestore.clock import to_us
 from featurestore.compiler import names
+from featurestore.compiler.names import EVENT
 
 PROJECT = "bench"
 VIEW = "readings"
@@ -91,13 +92,13 @@ def open_store(folder: Path, shape: Shape) -> FeatureStore:
     return FeatureStore(folder, clock=FixedClock(shape.end))
 
 
-def rows_sql(shape: Shape, first: int, count: int) -> str:
-    """SELECT of `count` readings from row `first` on: meter, event_timestamp, features; in order of arrival.
+def rows_sql(shape: Shape, first: int, count: int, *more: str) -> str:
+    """SELECT of `count` readings from row `first` on: meter, event_timestamp, features, `more`; in order of arrival.
 
-    Row i is reading i // meters of some meter; a round gives each meter one reading, in another order each time.
+    Rows come in rounds of one reading a meter, the meters turned round by another offset each time; a round's times
+    lie within its own STEP, so that no meter has two readings of one time.
     """
     step_us = STEP // timedelta(microseconds=1)
-    # An odd multiplier walks through all meters of a round; the offset differs from round to round.
     values = [
         f"((hash(i * {shape.features} + {n} + {SEED}) % {VALUE_SPAN * 1000})::DOUBLE / 1000"
         f" - {VALUE_SPAN // 2})::FLOAT AS f{n:02}"
@@ -106,7 +107,7 @@ def rows_sql(shape: Shape, first: int, count: int) -> str:
     return (
         f"SELECT ((i % {shape.meters} + hash(i // {shape.meters}) % {shape.meters}) % {shape.meters})::BIGINT AS {KEY},"
         f" make_timestamptz((i // {shape.meters}) * {step_us} + (hash(i + {SEED}) % {step_us})::BIGINT"
-        f" + {to_us(START)}) AS event_timestamp, {', '.join(values)}"
+        f" + {to_us(START)}) AS event_timestamp, {', '.join([*values, *more])}"
         f" FROM range({first}, {first + count}) AS rows(i)"
     )
 
@@ -119,16 +120,13 @@ def fill_history(folder: Path, shape: Shape, *, chunk_rows: int = 5_000_000) -> 
             return
         path, config = store.repository.settings.offline.path, _config(store)
     history, positions = f'"{PROJECT}"."{names.history_name(f"{VIEW}@1")}"', f'"{PROJECT}"."{names.POSITIONS}"'
+    numbers = (f"i + 1 AS {names.SEQUENCE}", f"i + 1 AS {names.POSITION}", f"1 AS {names.SCHEMA_ID}")
     with duckdb.connect(path, config=config) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"DELETE FROM {history}")
         for first in range(0, shape.rows, chunk_rows):
-            count = min(chunk_rows, shape.rows - first)
-            connection.execute(
-                f"INSERT INTO {history} BY NAME SELECT *, event_timestamp AS {names.CREATED},"
-                f" row_number() OVER () + {first} AS {names.SEQUENCE}, row_number() OVER () + {first} AS {names.POSITION},"
-                f" 1 AS {names.SCHEMA_ID} FROM ({rows_sql(shape, first, count)})"
-            )
+            rows = rows_sql(shape, first, min(chunk_rows, shape.rows - first), *numbers)
+            connection.execute(f"INSERT INTO {history} BY NAME SELECT *, {EVENT} AS {names.CREATED} FROM ({rows})")
         connection.execute(f"DELETE FROM {positions} WHERE view = ?", [f"{VIEW}@1"])
         connection.execute(f"INSERT INTO {positions} VALUES (?, ?)", [f"{VIEW}@1", shape.rows])
         connection.execute("CHECKPOINT")
@@ -158,6 +156,26 @@ def make_spine(shape: Shape, rows: int, meters: int) -> pa.Table:
             "label": random.integers(0, 2, size=rows).astype(np.int8),
         }
     )
+
+
+def require_history(folder: Path, shape: Shape) -> None:
+    """Unequal unless history holds exactly the rows of the source, values bit for bit, each sequence once."""
+    with open_store(folder, shape) as store:
+        path, config = store.repository.settings.offline.path, _config(store)
+    history, columns = f'"{PROJECT}"."{names.history_name(f"{VIEW}@1")}"', ", ".join([KEY, EVENT, *shape.fields])
+    with duckdb.connect(path, read_only=True, config=config) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        source = f"SELECT {columns} FROM read_parquet('{folder}/sources/*.parquet')"
+        # Sums of hashes do not depend on order, and equal rows count as often as they stand.
+        sums = [
+            connection.sql(f"SELECT count(*), sum(hash(one)::HUGEINT) FROM ({rows}) AS one").fetchall()
+            for rows in (source, f"SELECT {columns} FROM {history}")
+        ]
+        if sums[0] != sums[1] or sums[0][0][0] != shape.rows:
+            raise Unequal(f"history differs from its source: {sums}")
+        numbers = f"SELECT count(DISTINCT {names.SEQUENCE}), count(DISTINCT {names.POSITION}) FROM {history}"
+        if connection.sql(numbers).fetchall() != [(shape.rows, shape.rows)]:
+            raise Unequal("a sequence or a position stands twice in history")
 
 
 def _config(store: FeatureStore) -> dict[str, str | bool | int | float | list[str]]:

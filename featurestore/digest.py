@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.errors import InputError
+
 VERSION = "featurestore-content/1"
 SLICE_ROWS = 1 << 16
 
@@ -27,33 +29,60 @@ def content_digest(table: pa.Table) -> str:
 
 
 def column_digest(name: str, column: pa.ChunkedArray) -> bytes:
-    """SHA-256 of one column."""
+    """SHA-256 of one column; InputError for a type without canonical bytes (a union, say)."""
+    kind = _type_text(name, column.type)
     parts: dict[str, hashlib._Hash] = {}
-    kind = column.type
     for chunk in column.chunks:
         for start in range(0, len(chunk), SLICE_ROWS):
-            plain = _plain(chunk.slice(start, SLICE_ROWS))
-            kind = plain.type
-            for part, data in _canonical_parts(plain, ""):
+            for part, data in _canonical_parts(_plain(chunk.slice(start, SLICE_ROWS)), ""):
                 parts.setdefault(part, hashlib.sha256()).update(data)
-    if not column.chunks or len(column) == 0:
-        kind = _plain(pa.nulls(0, column.type)).type
     digest = hashlib.sha256(f"{name}\0{kind}\0".encode())
     for part in sorted(parts):
         digest.update(part.encode() + parts[part].digest())
     return digest.digest()
 
 
+def _type_text(name: str, kind: pa.DataType) -> str:
+    """A type without its encodings: Parquet calls a list's values `element`, Arrow `item`, and neither matters."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _type_text(name, kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _type_text(name, kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "string"
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return "binary"
+    if pa.types.is_map(kind):
+        return f"map<{_type_text(name, kind.key_type)},{_type_text(name, kind.item_type)}>"
+    if pa.types.is_fixed_size_list(kind):
+        return f"list<{_type_text(name, kind.value_type)}>[{kind.list_size}]"
+    if any(test(kind) for test in _LISTS):
+        return f"list<{_type_text(name, kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        return f"struct<{','.join(f'{field.name}:{_type_text(name, field.type)}' for field in fields)}>"
+    if pa.types.is_union(kind):
+        raise InputError(f"column {name!r} holds {kind}, which has no canonical bytes; drop the column or convert it")
+    return str(kind)
+
+
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view, pa.types.is_large_list_view)
+
+
 def _plain(column: pa.Array) -> pa.Array:
     kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(column.storage)
     if pa.types.is_dictionary(kind):
         return _plain(column.dictionary_decode())
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(pc.run_end_decode(column))
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return column.cast(pa.binary())
-    if pa.types.is_large_list(kind):
-        return column.cast(pa.list_(kind.value_type))
+    if pa.types.is_map(kind):
+        return column.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
     return column
 
 
@@ -68,7 +97,7 @@ def _canonical_parts(column: pa.Array, at: str) -> Iterator[tuple[str, bytes]]:
         for index in range(kind.num_fields):
             child = kind.field(index)
             yield from _canonical_parts(_plain(pc.struct_field(column, [index])), f"{at}/{child.name}")
-    elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_map(kind):
+    elif any(test(kind) for test in _LISTS) or pa.types.is_fixed_size_list(kind):
         lengths = np.where(valid, pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), 0)
         yield f"{at}/lengths", lengths.astype("<i4").tobytes()
         yield from _canonical_parts(_plain(column.flatten()), f"{at}/items")

@@ -28,7 +28,9 @@ class History:
     def __repr__(self) -> str:
         keys = ", ".join(f"{name}: {dtype}" for name, dtype in self.view.join_keys.items())
         kind = f"{keys}; created={self.view.has_created}, ttl={self.view.ttl}"
-        return "\n".join([f"History({kind}", *(f"  {row}" for batch in self.batches for row in ("-- batch", *batch)), ")"])
+        return "\n".join(
+            [f"History({kind}", *(f"  {row}" for batch in self.batches for row in ("-- batch", *batch)), ")"]
+        )
 
     @property
     def committed(self) -> list[Row]:
@@ -73,9 +75,7 @@ def histories(draw: st.DrawFn, rows_max: int = 24) -> History:
     pool = next(keys for types, keys in KEYS.values() if types == view.join_keys)
     keys = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3, unique=True))
     values = st.sampled_from(VALUES).map(lambda row: values_of(view, row))
-    drawn = draw(
-        st.lists(st.tuples(st.sampled_from(keys), instants(base), instants(base), values), max_size=rows_max)
-    )
+    drawn = draw(st.lists(st.tuples(st.sampled_from(keys), instants(base), instants(base), values), max_size=rows_max))
     sequences = draw(st.permutations(range(1, len(drawn) + 1)))
     rows = [
         Row(keys=key, event=event, created=created if view.has_created else event, sequence=sequence, value=value)

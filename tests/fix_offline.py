@@ -36,11 +36,14 @@ from featurestore import (
 from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
 from featurestore.dtypes import DType
+from featurestore.feature_view import ViewSelection
 from featurestore.offline.base import AppendCounts, ArrivedRows
 from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.manifest import make_manifest
 from featurestore.offline.spine import Spine, read_spine
-from featurestore.offline.training_set import TrainingSetQuery, build_table
+from featurestore.offline.training_set import TrainingSet, TrainingSetQuery, build_table
 from featurestore.online.row_encoder import RowEncoder
+from featurestore.outputs import common_join_keys
 from tests.oracle import Row
 
 PROJECT = "flights"
@@ -62,21 +65,35 @@ ALL_TYPES: dict[str, DType] = {
     "a_vector": Vector(Float32, 2),
 }
 
+_EPOCH, _FIRST = datetime(1970, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
+_PLAIN = dict(
+    zip(ALL_TYPES, (True, 1, 2**53, 0.0, 0.0, "", b"", _EPOCH, _EPOCH.date(), Number(0), [], [], [0, 0]), strict=True)
+)
+
+
+def _like_plain(**changes: Any) -> tuple[Any, ...]:
+    return tuple((_PLAIN | changes).values())
+
+
 #: Rows of ALL_TYPES that are near each other and differ in bits: nulls, NaN, signs of zero, 2^53 and its neighbour.
 VALUES: tuple[tuple[Any, ...], ...] = (
-    (None,) * 13,
-    (True, 1, 2**53, 0.0, 0.0, "", b"", datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), Number(0), [], [], [0, 0]),
-    (True, 1, 2**53, -0.0, 0.0, "", b"", datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), Number(0), [], [], [0, 0]),
-    (True, 1, 2**53 + 1, 0.0, 0.0, "", b"", datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), Number(0), [], [], [0, 0]),
-    (True, 1, 2**53, 0.0, 0.0, "", b"", datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), Number(0), [], [], [0, -0.0]),
-    (True, 1, 2**53, 0.0, 0.0, "", b"", datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), Number(0), [-0.0], [], [0, 0]),
-    (True, 1, 2**53, 0.0, 0.0, "", b"", datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1), Number(0), [0.0], [""], [0, 0]),
-    (False, -(2**31), -(2**63), NAN, NAN, "a|b", b"\0", datetime(1, 1, 1, tzinfo=UTC), date(1, 1, 1), Number("-1e33"), [NAN, -0.0], ["", "a"], [NAN, 1]),
-    (None, 2**31 - 1, 2**63 - 1, INF, -INF, "é", b"\xff\0", _LAST, date(9999, 12, 31), Number("0.0001"), [1e300], ["日本"], [INF, 1]),
-    (False, None, None, None, NAN, None, None, None, None, None, None, None, None),
-    (False, None, None, NAN, None, None, None, None, None, None, None, None, None),
-)  # fmt: skip
+    (None,) * len(ALL_TYPES),
+    _like_plain(),
+    _like_plain(a_float64=-0.0),
+    _like_plain(a_float32=-0.0),
+    _like_plain(an_int64=2**53 + 1),
+    _like_plain(a_vector=[0, -0.0]),
+    _like_plain(some_floats=[-0.0]),
+    _like_plain(some_floats=[0.0], some_strings=[""]),
+    _like_plain(a_float64=NAN, a_string="a|b", some_bytes=b"\0", a_vector=[NAN, 1], some_floats=[NAN, -0.0]),
+    _like_plain(a_bool=False, an_int32=-(2**31), an_int64=-(2**63), a_float32=NAN, a_timestamp=_FIRST, a_date=date.min),
+    _like_plain(a_decimal=Number("-1e33"), some_strings=["", "a"]),
+    (None, 2**31 - 1, 2**63 - 1, INF, -INF, "é", b"\xff\0", _LAST, date.max)
+    + (Number("0.0001"), [1e300], ["日本"], [INF, 1]),
+    (False, None, None, None, NAN, *[None] * 8),
+    (False, None, None, NAN, *[None] * 9),
+)
 
 #: Join keys by kind, each with a pool of keys that a careless encoding would mix up.
 KEYS: dict[str, tuple[dict[str, DType], tuple[tuple[Any, ...], ...]]] = {
@@ -175,13 +192,6 @@ def append(store: DuckDBOfflineStore, view: FeatureView, rows: Sequence[Row], **
     return store.append(view, ArrivedRows(rows=history_table(view, rows), schema_id=more.pop("schema_id", 1), **more))
 
 
-def positioned(rows: Sequence[Row]) -> list[Row]:
-    """The rows as a first batch makes them history: positions 1, 2, ... in order."""
-    from dataclasses import replace
-
-    return [replace(row, position=place) for place, row in enumerate(rows, start=1)]
-
-
 @contextmanager
 def opened_store(folder: Path, project: str = PROJECT, *, threads: int = 2) -> Iterator[DuckDBOfflineStore]:
     """A store that keeps its file open for the block: many examples, one connection."""
@@ -190,7 +200,7 @@ def opened_store(folder: Path, project: str = PROJECT, *, threads: int = 2) -> I
         yield store
 
 
-def select(*views: FeatureView, **more: Any) -> FeatureService:
+def select(*views: FeatureView | ViewSelection, **more: Any) -> FeatureService:
     """A service of all fields of some views."""
     return FeatureService(name="model", features=list(views), **more)
 
@@ -221,8 +231,6 @@ def asking(
     **more: Any,
 ) -> tuple[TrainingSetQuery, Spine]:
     """The query and the spine as the facade makes them."""
-    from featurestore.outputs import common_join_keys
-
     request = {field.name: field.dtype for field in service.request_fields}
     read = read_spine(spine, common_join_keys(views), request)
     query = TrainingSetQuery(
@@ -233,6 +241,16 @@ def asking(
         **more,
     )
     return query, read
+
+
+def training_set(
+    store: DuckDBOfflineStore, service: FeatureService, views: Sequence[FeatureView], spine: object, **more: Any
+) -> TrainingSet:
+    """A training set with its manifest, as the facade makes it."""
+    query, read = asking(store, service, views, spine, **more)
+    table, outputs = build_table(store, query, read)
+    made = make_manifest(query, read, table, outputs, store, made_at="2013-12-01T00:00:00+00:00", as_of=None)
+    return TrainingSet(table=table, outputs=outputs, query=query, spine=read, manifest=made)
 
 
 def payload(view: FeatureView, value: tuple[Any, ...]) -> bytes:

@@ -1,7 +1,7 @@
 """A small real repository in a folder: registry, DuckDB history, SQLite online store, Parquet sources, a clock to set.
 
 `SmallRepository` is what a test works on; `repository` is the fixture. A process of its own works on the same folder
-through `run_in_process`, which runs this module (see `main`).
+as a real process through `run_command` (the command line) and `start_holding` (this module, see `main`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -200,22 +201,45 @@ class SmallRepository:
 
     # ------------------------------------------------------------------ other processes
 
-    def start_process(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """A process that materializes this folder; see `main` for its arguments."""
+    def start_command(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`featurestore ARGUMENTS` in this repository, at the time of the clock, as a process of its own."""
+        (self.root / "featurestore.toml").write_text(SETTINGS.format(project=PROJECT, batch_rows=self.batch_rows))
+        at = ["-C", str(self.root), "--now", self.clock.now().isoformat()]
+        return self._start("-m", "featurestore.cli.main", *at, *arguments, **environment)
+
+    def run_command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`start_command` and its end."""
+        with self.start_command(*arguments, **environment) as process:
+            out, errors = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+    def start_holding(self) -> subprocess.Popen[str]:
+        """A process that materializes this repository, and stops after the first batch until it is killed."""
+        return self._start("-m", "tests.fix_repository", str(self.root), self.clock.now().isoformat())
+
+    def _start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.fix_repository", str(self.root), self.clock.now().isoformat(), *arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**inherited, "PYTHONPATH": str(ROOT), **environment},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
-    def run_in_process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`start_process` and its end."""
-        process = self.start_process(*arguments, **environment)
-        out, errors = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+SETTINGS = """project = "{project}"
+[registry]
+path = "registry.db"
+[offline]
+path = "offline.duckdb"
+wait_s = 0.2
+[online]
+path = "online.db"
+[materialization]
+batch_rows = {batch_rows}
+"""
 
 
 @pytest.fixture
@@ -226,26 +250,17 @@ def repository(tmp_path: Path) -> Iterator[SmallRepository]:
     small.close()
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """`ROOT NOW [--hold]`: materialize all views of ROOT at NOW; `--hold` stops after the first batch until killed."""
-    root, now, *flags = arguments
-    small = SmallRepository(Path(root), batch_rows=int(environ.get("BATCH_ROWS", BATCH_ROWS)))
-    small.at(datetime.fromisoformat(now))
-    jobs = small.materializer()
-    if "--hold" in flags:
-        jobs = replace(jobs, progress=_hold)
-    outcome = jobs.run(list(small.registry.views().values()), Request())
-    for error in outcome.errors:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    return 1 if outcome.errors else 0
-
-
 def _hold(view: str, step: str, rows: int) -> None:
-    import threading
-
     print(f"holding {view}", flush=True)
     threading.Event().wait()
 
 
+def main(root: str, now: str) -> None:
+    """Materialize all views of the repository in `root` at `now`, and stop for good after the first batch."""
+    small = SmallRepository(Path(root)).at(datetime.fromisoformat(now))
+    jobs = replace(small.materializer(), progress=_hold)
+    jobs.run(list(small.registry.views().values()), Request())
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    main(*sys.argv[1:])

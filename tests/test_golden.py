@@ -23,7 +23,8 @@ from featurestore.compiler.dialects.duckdb import DUCKDB
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import AS_OF, INCOMING, POSITION, ROW, SCHEMA_ID, SEQUENCE, SPINE
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
-from tests.fix_offline import ALL_TYPES, bits, history_table as rows_table, key_columns, make_view, times
+from tests.fix_offline import ALL_TYPES, bits, key_columns, make_view, times
+from tests.fix_offline import history_table as rows_table
 from tests.oracle import Row
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -191,7 +192,8 @@ def _goldens() -> list[Golden]:
 
 def _tables() -> list[Golden]:
     typed = make_view("mixed", ALL_TYPES)
-    required = [("number", "INTEGER", False), ("tail", "BLOB", False), ("day", "DATE", False), ("late", "BOOLEAN", False)]
+    keys = [("number", "INTEGER"), ("tail", "BLOB"), ("day", "DATE"), ("late", "BOOLEAN")]
+    required = [(name, kind, False) for name, kind in keys]
     system = [
         ("event_timestamp", "TIMESTAMP WITH TIME ZONE", False),
         ("created_timestamp", "TIMESTAMP WITH TIME ZONE", False),
@@ -199,8 +201,9 @@ def _tables() -> list[Golden]:
         ("_position", "BIGINT", False),
         ("_schema", "INTEGER", False),
     ]
-    kinds = "BOOLEAN INTEGER BIGINT FLOAT DOUBLE VARCHAR BLOB TIMESTAMP+WITH+TIME+ZONE DATE DECIMAL(38,4) DOUBLE[] VARCHAR[] FLOAT[2]"
-    fields = [(name, kind.replace("+", " "), True) for name, kind in zip(ALL_TYPES, kinds.split(), strict=True)]
+    scalars = ["BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "BLOB", "TIMESTAMP WITH TIME ZONE", "DATE"]
+    kinds = [*scalars, "DECIMAL(38,4)", "DOUBLE[]", "VARCHAR[]", "FLOAT[2]"]
+    fields = [(name, kind, True) for name, kind in zip(ALL_TYPES, kinds, strict=True)]
     return [
         Golden(
             step="history_table",
@@ -243,7 +246,7 @@ def _joins() -> list[Golden]:
         Golden(
             step="point_in_time_join",
             case="created",
-            why="rules 1-4: visible from the later of both times; the greatest (event, created, sequence) answers, whole",
+            why="rules 1-4: visible from the later of both times; the greatest (event, created, sequence) answers",
             sql=join(KNOWN),
             run=legs,
             gives=[(1, 10, 100), (2, 10, 100), (3, 15, 150), (4, 15, 150), (5, 20, 201), (6, 20, 201), (7, 20, 202)]

@@ -17,6 +17,9 @@ from featurestore.registry.intents import read_apply
 
 Document = dict[str, Any]
 
+#: A longer number is no apply, and SQLite could not look for it.
+APPLY_DIGITS_MAX = 18
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `describe`."""
@@ -93,7 +96,7 @@ def _run(repository: Repository, name: str) -> Document:
 
 
 def _apply(repository: Repository, name: str) -> Document:
-    if not name.isdecimal():
+    if not name.isdecimal() or len(name) > APPLY_DIGITS_MAX:
         raise InputError(f"{name!r} is not the number of an apply; `featurestore list applies` shows them")
     record = read_apply(repository.registry, int(name))
     return apply_row(record) | {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from featurestore import FeatureStore
+from featurestore.cli.arguments import seconds
 from featurestore.cli.output import plain, print_json, table
 from featurestore.cli.repository import Context
 from featurestore.errors import InputError
@@ -23,20 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--key", metavar="NAME=VALUE,...", action="append", help="join keys and request fields of a row; once per row"
     )
     rows.add_argument("--keys", metavar="FILE", help="the same as columns of a Parquet, CSV or Arrow file")
-    parser.add_argument("--max-age", metavar="SECONDS", type=float, help="rows older than this are STALE")
+    parser.add_argument("--max-age", metavar="SECONDS", type=seconds, help="rows older than this are STALE")
     parser.add_argument("--full-feature-names", action="store_true", help="name columns view__field")
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
     """0; what is missing, expired or stale is told by the statuses."""
-    max_age = None if args.max_age is None else timedelta(seconds=args.max_age)
     features = None if args.features is None else args.features.split(",")
     with context.repository() as repository:
         response = FeatureStore.of(repository).get_online_features(
             _keys(args),
             args.service,
             features=features,
-            max_age=max_age,
+            max_age=args.max_age,
             full_feature_names=args.full_feature_names,
         )
     shown = response.to_dict(statuses=True, event_timestamps=True)
@@ -58,6 +58,10 @@ def _keys(args: argparse.Namespace) -> Mapping[str, object] | list[dict[str, str
 
 def _row(text: str) -> dict[str, str]:
     row: dict[str, str] = {}
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"--key {text!r} is not valid UTF-8; a file of keys holds any bytes") from error
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals or not name or name in row:

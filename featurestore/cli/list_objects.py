@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from featurestore.cli.arguments import count
 from featurestore.cli.output import duration, instant, print_json, table
 from featurestore.cli.repository import Context, Repository
 from featurestore.feature_view import FeatureView
@@ -19,7 +20,7 @@ Row = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `list`."""
     parser.add_argument("kind", type=plural, choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--limit", type=int, default=50, help="most runs or applies shown, newest first (default: 50)")
+    parser.add_argument("--limit", type=count, default=50, help="most runs or applies shown, newest first (default: 50)")
 
 
 def run(args: argparse.Namespace, context: Context) -> int:

@@ -15,7 +15,9 @@ from featurestore.clock import from_us
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; NaN and infinities are not JSON and must have been made text before."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    # A file name need not be text: what is none in it is written as JSON's own escapes.
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

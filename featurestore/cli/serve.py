@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from featurestore.cli.arguments import port
 from featurestore.cli.output import print_json
 from featurestore.cli.repository import Context
 
@@ -12,7 +13,7 @@ from featurestore.cli.repository import Context
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `serve`."""
     parser.add_argument("--host", help="the address to listen at (default: serving.host)")
-    parser.add_argument("--port", type=int, help="the port; 0 takes a free one (default: serving.port)")
+    parser.add_argument("--port", type=port, help="the port; 0 takes a free one (default: serving.port)")
 
 
 def run(args: argparse.Namespace, context: Context) -> int:

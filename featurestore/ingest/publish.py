@@ -20,7 +20,7 @@ from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import bucket_of, encode_keys
+from featurestore.online.keys import bucket_of, encode_keys, key_hash
 from featurestore.online.order_keys import OrderKeys
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.registry.state import PublishState
@@ -52,7 +52,7 @@ class Publisher:
     on_rows: Callable[[int], None]
 
     def publish(self, last: PublishState | None, now_us: int, *, repair: bool = False) -> Published:
-        """Bring the online store to everything visible at `now_us`; `repair` starts from nothing.
+        """Bring the online store to everything visible at `now_us`; `repair` rewrites it, and removes what is strange.
 
         InputError when `now_us` lies before the last horizon, which only a repair may go behind.
         """
@@ -73,7 +73,10 @@ class Publisher:
                 horizon_from_us=since.horizon_us if since else None,
             )
             due, newest_us = self.offline.pending(query)
-            entities, written = self._write(query) if due else (0, 0)
+            if repair:
+                entities, written = self._rewrite(query)
+            else:
+                entities, written = self._write(query) if due else (0, 0)
         marks = [mark for mark in (newest_us, since.watermark_us if since else None) if mark is not None]
         return Published(
             position=query.position_to,
@@ -96,6 +99,27 @@ class Publisher:
                 entities += len(keys)
                 self.on_rows(len(keys))
         return entities, written
+
+    def _rewrite(self, query: LatestRows) -> tuple[int, int]:
+        """(entities, rows that were missing, wrong or strange): rows are stored whatever is there, others removed."""
+        encoder = RowEncoder(self.schema_id, self.view.schema)
+        known = [np.zeros(0, dtype=np.uint64)]
+        repaired = 0
+        with self.offline.latest(query, self.batch_rows) as reader:
+            for batch in reader:
+                keys, rows = pack(self.view, encoder, pa.Table.from_batches([batch]))
+                self.before_write()
+                repaired += self.online.overwrite(self.view.ref, *in_bucket_order(keys, rows))
+                failpoint("publish.after_batch")
+                known.append(key_hash(keys))
+                self.on_rows(len(keys))
+        hashes = np.concatenate(known)
+        for keys, _ in self.online.scan(self.view.ref, self.batch_rows):
+            strange = ~np.isin(key_hash(keys), hashes)
+            if strange.any():
+                self.before_write()
+                repaired += self.online.delete(self.view.ref, keys.filter(pa.array(strange)))
+        return len(hashes), repaired
 
 
 def pack(view: FeatureView, encoder: RowEncoder, rows: pa.Table) -> tuple[pa.BinaryArray, pa.BinaryArray]:

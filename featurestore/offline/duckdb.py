@@ -31,6 +31,7 @@ from featurestore.errors import NotFoundError, StoreBusy, StoreError, StoreFull,
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, history_schema
+from featurestore.offline.interrupts import interruptible
 
 LOCK_POLL_S = 0.05
 _HOLDER = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
@@ -199,12 +200,9 @@ class DuckDBOfflineStore:
             return duplicate, correction
         numbered = rows.append_column(names.ROW, pa.array(np.arange(rows.num_rows)))
         span = pc.min_max(pc.cast(rows.column(names.EVENT), pa.int64())).as_py()
-        connection.register(names.INCOMING, numbered)
-        try:
+        with _registered(connection, names.INCOMING, numbered):
             statement = self._known_rows_sql(view)
             known = connection.sql(statement, params=[from_us(span["min"]), from_us(span["max"])]).to_arrow_table()
-        finally:
-            connection.unregister(names.INCOMING)
         places = known.column(names.ROW).to_numpy()
         same = known.column("_same").to_numpy()
         duplicate[places[same]] = True
@@ -212,7 +210,9 @@ class DuckDBOfflineStore:
         return duplicate, correction
 
     def _known_rows_sql(self, view: FeatureView) -> str:
-        key = (view.ref, *view.fields)
+        # All that the statement says: a view that was torn down may come back with other types.
+        fields = {field.name: str(field.dtype) for field in view.schema}
+        key = (view.ref, str(view.join_keys), str(fields))
         if key not in self._known_rows:
             self._known_rows[key] = compile.known_rows(self._project, view, DUCKDB)
         return self._known_rows[key]
@@ -226,12 +226,9 @@ class DuckDBOfflineStore:
         placed = placed.append_column(names.SCHEMA_ID, pa.array(np.full(rows.num_rows, schema_id, dtype=np.int32)))
         history = names.history(self._project, view)
         target = exp.Schema(this=history, expressions=[exp.to_identifier(n, quoted=True) for n in placed.column_names])
-        connection.register(names.INCOMING, placed)
-        try:
+        with _registered(connection, names.INCOMING, placed):
             chosen = exp.select("*").from_(exp.to_identifier(names.INCOMING, quoted=True))
             connection.execute(DUCKDB.sql(exp.Insert(this=target, expression=chosen)))
-        finally:
-            connection.unregister(names.INCOMING)
         self._upsert(connection, names.POSITIONS, {"view": view.ref}, {"last": first + rows.num_rows - 1})
 
     def _set_aside(self, connection: duckdb.DuckDBPyConnection, refused: pa.Table | None) -> None:
@@ -289,7 +286,7 @@ class DuckDBOfflineStore:
 
     @contextmanager
     def _session(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._held(), _translated(self._path):
+        with self._held(), _translated(self._path), interruptible():
             if self._connection is not None:
                 assert self._writable or not write, "a block opened for reading cannot be written in"
                 yield self._connection
@@ -420,7 +417,7 @@ def _translated(path: Path) -> Iterator[None]:
         if any(words in text for words in _NO_SPACE):
             raise StoreFull(f"no space left for the offline store {path}: {text}; free space and run again") from error
         if isinstance(error, duckdb.SerializationException) or "Corrupt database" in text:
-            raise StoreError(f"the offline store {path} cannot be read: {text}; it may be damaged, restore it") from error
+            raise StoreError(f"the offline store {path} cannot be read: {text}; if damaged, restore it") from error
         if not isinstance(error, duckdb.IOException):
             raise
         if "not a valid DuckDB" in text:

@@ -1,8 +1,9 @@
 """Writes a training set and its manifest: complete, or not at all.
 
 CSV as written here: null is an empty cell, the empty string is "", NaN is nan, infinities are inf and -inf, timestamps
-are ISO 8601 in UTC with microseconds (2013-12-01 05:00:00.000000Z), bytes are base64, lists and vectors are JSON, and
-every other value is its shortest exact text. Parquet and Arrow keep the types.
+are ISO 8601 in UTC with microseconds (2013-12-01 05:00:00.000000Z), bytes are base64, lists and vectors are JSON (in
+which NaN, Infinity and -Infinity stand for themselves), and every other value is its shortest exact text. Parquet and
+Arrow keep the types.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ CSV_FORMAT = {
     "nan": "nan",
     "timestamp": "ISO 8601, UTC, microseconds",
     "bytes": "base64",
-    "list": "JSON",
+    "infinity": "inf, -inf",
+    "list": "JSON, with NaN, Infinity and -Infinity",
 }
 
 
@@ -40,9 +43,22 @@ def write_training_set(training_set: TrainingSet, path: Path) -> Path:
         raise InputError(f"{path} has no known suffix; write to one of {', '.join(f'*{suffix}' for suffix in WRITERS)}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; make it first")
-    _replace(path, lambda part: write(training_set.table, part))
-    manifest = {**training_set.manifest, "file": _described(path)}
-    _replace(manifest_path(path), lambda part: _write_json(manifest, part))
+    data, manifest = _part(path), _part(manifest_path(path))
+    try:
+        write(training_set.table, data)
+        _write_json({**training_set.manifest, "file": _described(data, path.name)}, manifest)
+        for part in (data, manifest):
+            _flush(part)
+        # Both are complete; only now do they take their places, so that a failure leaves the old pair.
+        data.replace(path)
+        manifest.replace(manifest_path(path))
+    except OSError as error:
+        raise StoreFull(f"cannot write {path}: {error.strerror or error}; nothing was changed there") from error
+    except pa.ArrowException as error:
+        raise InputError(f"{path} cannot hold these columns: {error}; write to another format, or drop them") from error
+    finally:
+        data.unlink(missing_ok=True)
+        manifest.unlink(missing_ok=True)
     return path
 
 
@@ -51,25 +67,20 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside `path`, then put the finished file in its place; a failure leaves what was there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise StoreFull(f"cannot write {path}: {error.strerror or error}; nothing was changed there") from error
-    finally:
-        part.unlink(missing_ok=True)
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    described: dict[str, Any] = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
-    return described | {"csv": CSV_FORMAT} if path.suffix == ".csv" else described
+def _flush(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _described(file: Path, name: str) -> dict[str, Any]:
+    with file.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    described: dict[str, Any] = {"name": name, "bytes": file.stat().st_size, "sha256": digest}
+    return described | {"csv": CSV_FORMAT} if name.endswith(".csv") else described
 
 
 def _write_json(document: Mapping[str, Any], path: Path) -> None:
@@ -93,13 +104,36 @@ def _write_csv(table: pa.Table, path: Path) -> None:
 def _csv_text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     """Columns that Arrow's writer cannot put into a cell, as text; text is made value by value, as CSV is."""
     kind = column.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        texts = [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
+    if any(test(kind) for test in _BYTES):
+        texts = [None if value is None else _as_text(value) for value in column.to_pylist()]
         return pa.array(texts, pa.string())
     if pa.types.is_nested(kind):
-        texts = [None if value is None else json.dumps(value, default=str) for value in column.to_pylist()]
+        texts = [
+            None if value is None else json.dumps(value, default=_as_text, ensure_ascii=False)
+            for value in column.to_pylist()
+        ]
         return pa.array(texts, pa.string())
     return column
+
+
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
+
+
+def _as_text(value: Any) -> str:
+    """A value within a list as it stands in a cell of its own."""
+    match value:
+        case bytes():
+            return base64.b64encode(value).decode()
+        case datetime():
+            utc = value.replace(tzinfo=None) if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+            return utc.isoformat(" ", "microseconds") + ("" if value.tzinfo is None else "Z")
+        case _:
+            return str(value)
 
 
 WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {

@@ -22,6 +22,7 @@ from featurestore.arrow_types import arrow_type
 from featurestore.dtypes import DType
 from featurestore.errors import SourceError
 from featurestore.ingest.source_batch import SourceBatch
+from featurestore.offline.interrupts import interruptible
 from featurestore.source import FileSource, Source, SqlSource
 
 FORMATS = {
@@ -87,8 +88,12 @@ def source_columns(source: Source, repository: Path) -> list[str]:
         case "parquet":
             with _readable(file.name):
                 return list(pq.read_schema(file).names)
+        case "csv":
+            with _readable(file.name):
+                return _csv_header(file)
         case _:
-            return next(iter(_tables(file, file.name, 1))).column_names
+            with _readable(file.name), _arrow_reader(file) as reader:
+                return list(reader.schema.names)
 
 
 def read_table(path: Path, types: Mapping[str, DType] | None = None) -> pa.Table:
@@ -157,9 +162,7 @@ def _tables(path: Path, name: str, batch_rows: int) -> Iterator[pa.Table]:
 
 def _csv_tables(path: Path, batch_rows: int) -> Iterator[pa.Table]:
     """CSV rows as text; an unquoted empty cell is null, a quoted one an empty string."""
-    with path.open("rb") as file:
-        header = pa_csv.open_csv(file, parse_options=_CSV_PARSE).schema.names
-    as_text = _csv_convert(dict.fromkeys(header, pa.string()))
+    as_text = _csv_convert(dict.fromkeys(_csv_header(path), pa.string()))
     as_text.check_utf8 = False  # the gate says which rows are not
     with pa_csv.open_csv(
         path,
@@ -171,6 +174,11 @@ def _csv_tables(path: Path, batch_rows: int) -> Iterator[pa.Table]:
             table = pa.Table.from_batches([batch])
             for start in range(0, table.num_rows, batch_rows):
                 yield table.slice(start, batch_rows)
+
+
+def _csv_header(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return list(pa_csv.open_csv(file, parse_options=_CSV_PARSE).schema.names)
 
 
 def _csv_convert(types: dict[str, pa.DataType]) -> pa_csv.ConvertOptions:
@@ -232,7 +240,15 @@ def _relation(
         case "parquet":
             return connection.read_parquet(files)
         case "csv":
-            return connection.read_csv(files, allow_quoted_nulls=False)  # type: ignore[arg-type]  # lists are allowed
+            # Only types are guessed: a file of another form must fail, not become one column of text.
+            return connection.read_csv(
+                files,  # type: ignore[arg-type]  # a list is allowed
+                header=True,
+                delimiter=",",
+                quotechar='"',
+                escapechar='"',
+                allow_quoted_nulls=False,
+            )
         case _:
             return pa.concat_tables([read_table(path) for path in paths])
 
@@ -240,7 +256,8 @@ def _relation(
 @contextmanager
 def _sql_errors(source: SqlSource) -> Iterator[None]:
     try:
-        yield
+        with interruptible():
+            yield
     except (duckdb.Error, pa.ArrowException, OSError) as error:  # a stream that breaks off raises Arrow's own
         query = " ".join(source.query.split())
         shown = query if len(query) <= 120 else query[:117] + "..."

@@ -39,8 +39,11 @@ class Spine:
         return int(self.table.num_rows)
 
     def asking(self, join_keys: Mapping[str, DType]) -> pa.Table:
-        """(_row, join keys, _as_of) of the rows whose join keys are all there, in the types of one view."""
-        columns = {name: self.keys[name].cast(arrow_type(dtype), safe=True) for name, dtype in join_keys.items()}
+        """(_row, join keys, _as_of) of the rows whose join keys are all there, in the types of one view.
+
+        A key beyond the view's integer type is none of its entities: the row does not ask, and finds nothing.
+        """
+        columns = {name: _narrowed(self.keys[name], arrow_type(dtype)) for name, dtype in join_keys.items()}
         complete = np.ones(self.rows, dtype=bool)
         for column in columns.values():
             complete &= column.is_valid().to_numpy(zero_copy_only=False)
@@ -101,6 +104,14 @@ def spine_column(table: pa.Table, name: str, dtype: DType) -> pa.Array:
         row = int(np.argmax(converted.faults))
         raise InputError(f"spine column {name!r}, row {row}: {column[row]} has no exact {dtype} value")
     return converted.values
+
+
+def _narrowed(keys: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Keys in the type of one view, null where that type cannot hold them (several views may share a wider key)."""
+    if keys.type == kind:
+        return keys
+    narrow = keys.cast(kind, safe=False)
+    return pc.if_else(pc.equal(narrow.cast(keys.type), keys), narrow, pa.scalar(None, kind))
 
 
 def _as_of(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ One point-in-time join per view, laid beside the spine by row number; the spine 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,8 +112,11 @@ def build_table(store: OfflineStore, query: TrainingSetQuery, spine: Spine) -> t
         if output.view:
             _claim(columns, output.name, answers[output.view].columns[output.field.name])
     if query.with_status:
-        for view in pinned_views(query.service, query.views).values():
-            for name, column in _status_columns(view, answers[view.ref], spine).items():
+        views = list(pinned_views(query.service, query.views).values())
+        versions = Counter(view.name for view in views)
+        for view in views:
+            named = view.name if versions[view.name] == 1 else view.ref
+            for name, column in _status_columns(named, answers[view.ref], spine).items():
                 _claim(columns, name, column)
     return pa.table(columns), outputs
 
@@ -181,12 +185,12 @@ def _with_request_fields(spine: Spine, service: FeatureService) -> dict[str, pa.
     return columns
 
 
-def _status_columns(view: FeatureView, answer: ViewAnswer, spine: Spine) -> dict[str, pa.Array]:
+def _status_columns(view: str, answer: ViewAnswer, spine: Spine) -> dict[str, pa.Array]:
     found = answer.statuses != Status.NOT_FOUND
     age_us = np.where(found, spine.as_of_us - answer.event_us, 0)
     return {
-        f"{view.name}__status": STATUS_NAMES.take(pa.array(answer.statuses)),
-        f"{view.name}__age_us": pa.array(age_us, mask=~found),
+        f"{view}__status": STATUS_NAMES.take(pa.array(answer.statuses)),
+        f"{view}__age_us": pa.array(age_us, mask=~found),
     }
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from featurestore.clock import timedelta_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import EVENT
+from featurestore.errors import StoreError
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.ingest.publish import pack
@@ -25,7 +26,7 @@ from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
 from featurestore.online.keys import key_hash
 from featurestore.online.order_keys import OrderKeys
-from featurestore.online.row_decoder import RowDecoder
+from featurestore.online.row_decoder import DecodedRows, RowDecoder
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.registry.state import PublishState
 
@@ -34,7 +35,7 @@ EXAMPLES_MAX = 5
 DIFFERENCES = {
     "missing": "history has a row for this entity, the online store has none",
     "stale": "the online row is older than the projection",
-    "different": "the online row has the order key of the projection and other values",
+    "different": "the online row holds other values than the projection, or cannot be read",
     "ahead": "the online row is newer than the projection and history does not hold it",
     "extra": "the online store has a row for this entity, history has none",
 }
@@ -153,19 +154,26 @@ class Verifier:
         kinds = np.full(len(keys), "different", dtype="<U9")
         absent = stored.is_null().to_numpy(zero_copy_only=False)
         kinds[absent] = "missing"
-        present = pa.array(np.flatnonzero(~absent))
-        decoded = RowDecoder(self.schemas, self.view.schema).decode(stored.take(present))
+        readable, decoded = self._decoded(stored)
+        present = pa.array(np.flatnonzero(readable))
         wanted = RowDecoder(self.schemas, self.view.schema).decode(packed.take(present))
         sides = _order(decoded.order, wanted.order)
-        kinds[~absent] = np.select([sides < 0, sides > 0], ["stale", "ahead"], "different")
+        kinds[readable] = np.select([sides < 0, sides > 0], ["stale", "ahead"], "different")
         # A row written with an older schema has other bytes and may hold the same values.
         encoder = RowEncoder(self.schema_id, self.view.schema)
         rewritten = encoder.encode(decoded.order, list(decoded.columns))
         same = pc.equal(rewritten, packed.take(present)).to_numpy(zero_copy_only=False)
         held = self._held(keys.take(present), decoded.order, rewritten)
-        kinds[np.flatnonzero(~absent)[same | ((sides > 0) & held)]] = ""
+        kinds[np.flatnonzero(readable)[same | ((sides > 0) & held)]] = ""
         kinds[self._equal(stored, packed, rows, now_us)] = ""
         return kinds
+
+    def _decoded(self, stored: pa.BinaryArray) -> tuple[Mask, DecodedRows]:
+        """(which rows are there and can be read, those rows): a damaged row is a finding, no reason to stop."""
+        decoder = RowDecoder(self.schemas, self.view.schema)
+        readable = stored.is_valid().to_numpy(zero_copy_only=False).copy()
+        _mark_unreadable(decoder, stored, readable)
+        return readable, decoder.decode(stored.filter(pa.array(readable)))
 
     def _held(self, keys: pa.BinaryArray, order: OrderKeys, rewritten: pa.BinaryArray) -> Mask:
         """Which online rows history holds, bit for bit, wherever their position."""
@@ -186,10 +194,11 @@ class Verifier:
             return
         for keys, rows in self.online.scan(self.view.ref, self.batch_rows):
             unknown = pa.array(np.flatnonzero(~np.isin(key_hash(keys), expected)))
-            decoded = RowDecoder(self.schemas, self.view.schema).decode(rows.take(unknown))
+            readable, decoded = self._decoded(rows.take(unknown))
             encoder = RowEncoder(self.schema_id, self.view.schema)
             rewritten = encoder.encode(decoded.order, list(decoded.columns))
-            held = self._held(keys.take(unknown), decoded.order, rewritten)
+            held = np.zeros(len(unknown), dtype=bool)
+            held[readable] = self._held(keys.take(unknown).filter(pa.array(readable)), decoded.order, rewritten)
             parity.equal += int(np.count_nonzero(held))
             strange = keys.take(unknown).filter(pa.array(~held)).to_pylist()
             parity.add("extra", len(strange), [{"key": key.hex()} for key in strange[:EXAMPLES_MAX]])
@@ -197,6 +206,19 @@ class Verifier:
     def _join_keys(self, rows: pa.Table, places: NDArray[np.int64]) -> list[Mapping[str, object]]:
         chosen = rows.select(list(self.view.join_keys)).take(pa.array(places[:EXAMPLES_MAX]))
         return list(chosen.to_pylist())
+
+
+def _mark_unreadable(decoder: RowDecoder, rows: pa.BinaryArray, readable: Mask) -> None:
+    """Clear `readable` where a row cannot be decoded; such rows are few, so they are found by halving."""
+    try:
+        decoder.decode(rows)
+    except StoreError:
+        if len(rows) == 1:
+            readable[:] = False
+            return
+        middle = len(rows) // 2
+        _mark_unreadable(decoder, rows.slice(0, middle), readable[:middle])
+        _mark_unreadable(decoder, rows.slice(middle), readable[middle:])
 
 
 def _order(left: OrderKeys, right: OrderKeys) -> NDArray[np.int8]:

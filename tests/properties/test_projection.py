@@ -55,12 +55,11 @@ def test_increments_merge_to_the_state_whatever_the_split(
         before = position, horizon
         assert state == _as_state(projection(rows, position, horizon))
 
-    _check_at_once(store, history, *steps[-1], knowledge)
+    if len(steps) == 1:
+        _check_at_once(store, history, *steps[-1], knowledge)
 
 
-def _check_at_once(
-    store: DuckDBOfflineStore, history: History, position: int, horizon: int, knowledge: str
-) -> None:
+def _check_at_once(store: DuckDBOfflineStore, history: History, position: int, horizon: int, knowledge: str) -> None:
     query = _query(history, position, horizon, knowledge=knowledge)
     due = [row for row in history.committed if row.position <= position and visible_from(row, knowledge) <= horizon]
     newest = {row.keys: answer(due, row.keys, horizon, position=position, knowledge=knowledge) for row in due}
@@ -120,5 +119,3 @@ def _stored(item: Any) -> Any:
 def _keys(table: pa.Table, history: History) -> list[Keys]:
     columns = [table.column(name).to_pylist() for name in history.view.join_keys]
     return list(zip(*columns, strict=True)) if table.num_rows else []
-
-

@@ -19,7 +19,7 @@ from featurestore.ingest.gate import Gate
 from featurestore.ingest.load import LoadCounts, Loader, WindowedBatch
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.duckdb import DuckDBOfflineStore
-from tests.fix_histories import arrive_all, histories, History
+from tests.fix_histories import History, arrive_all, histories
 from tests.fix_offline import PROJECT, history_table, opened_store, payload
 from tests.fix_properties import thoroughly
 from tests.oracle import Row, arrive, projection
@@ -96,9 +96,7 @@ def _source_batch(view: FeatureView, rows: list[Row]) -> WindowedBatch:
 
 
 def _winners(store: DuckDBOfflineStore, view: FeatureView) -> Counter[int]:
-    query = LatestRows(
-        project=PROJECT, view=view, position_to=store.position(view.ref), horizon_to_us=ALWAYS_US
-    )
+    query = LatestRows(project=PROJECT, view=view, position_to=store.position(view.ref), horizon_to_us=ALWAYS_US)
     with store.latest(query, 1000) as reader:
         table: pa.Table = reader.read_all()
     return Counter(table.column(SEQUENCE).to_pylist())

@@ -13,7 +13,7 @@ from featurestore.arrow_types import arrow_type
 from featurestore.field import Field
 from featurestore.online.row_codec import OrderKeys, RowDecoder, RowEncoder
 from tests.fix_properties import thoroughly
-from tests.strategies import bits, column_sets, columns, dtypes, integers, schemas, values
+from tests.strategies import bits, column_sets, dtypes, integers, schemas, values
 
 Schema = list[Field]
 Columns = list[pa.Array]
@@ -133,25 +133,15 @@ def test_old_new_and_absent_rows_decode_together_in_any_order(
 
 
 @thoroughly
-@given(st.data())
-def test_any_choice_of_fields_in_any_order_decodes_alike(data: st.DataObject) -> None:
-    fields, given_columns = data.draw(batches())
+@given(batches(), st.data())
+def test_any_fields_in_any_order_of_any_slice_of_rows_decode_alike(
+    batch: tuple[Schema, Columns], data: st.DataObject
+) -> None:
+    fields, given_columns = batch
     chosen = data.draw(st.lists(st.integers(0, len(fields) - 1), max_size=8))
-    rows = encode(fields, given_columns)
+    start, count = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 9))
+    rows = encode(fields, given_columns).slice(start, count)
 
     decoded = RowDecoder({1: fields}, [fields[index] for index in chosen]).decode(rows)
 
-    assert all_bits(decoded.columns) == all_bits([given_columns[index] for index in chosen])
-
-
-@thoroughly
-@given(st.data())
-def test_a_sliced_array_of_rows_decodes_alike(data: st.DataObject) -> None:
-    dtype = data.draw(dtypes())
-    column = data.draw(columns(dtype, 5))
-    fields = [Field(name="f0", dtype=dtype)]
-    start, count = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 5))
-
-    decoded = RowDecoder({1: fields}, fields).decode(encode(fields, [column]).slice(start, count))
-
-    assert bits(decoded.columns[0]) == bits(column.slice(start, count))
+    assert all_bits(decoded.columns) == all_bits([given_columns[index].slice(start, count) for index in chosen])

@@ -1,5 +1,5 @@
 -- case: created
--- why: rules 1-4: visible from the later of both times; the greatest (event, created, sequence) answers, whole
+-- why: rules 1-4: visible from the later of both times; the greatest (event, created, sequence) answers
 WITH _asked AS (
   SELECT DISTINCT
     "carrier"

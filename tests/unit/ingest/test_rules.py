@@ -64,9 +64,10 @@ def test_float32_bounds_hold_in_float32(rule: dict[str, Any], values: list[float
 @pytest.mark.parametrize("bound", ["ge", "gt", "le", "lt"])
 @pytest.mark.parametrize("dtype", [Float32, Float64], ids=str)
 def test_nan_breaks_any_bound_unless_allowed(bound: str, dtype: Any) -> None:
-    assert len(broken(Field(name="x", dtype=dtype, **{bound: 0}), [NAN])) == 1
-    assert broken(Field(name="x", dtype=dtype, allow_nan=True, **{bound: 0}), [NAN]) == []
-    assert len(broken(Field(name="x", dtype=dtype, allow_nan=True, **{bound: 0}), [-1.0, 1.0])) == 1
+    rule: dict[str, Any] = {bound: 0}
+    assert len(broken(Field(name="x", dtype=dtype, **rule), [NAN])) == 1
+    assert broken(Field(name="x", dtype=dtype, allow_nan=True, **rule), [NAN]) == []
+    assert len(broken(Field(name="x", dtype=dtype, allow_nan=True, **rule), [-1.0, 1.0])) == 1
 
 
 def test_integer_bounds_are_exact_beyond_2_to_the_53() -> None:

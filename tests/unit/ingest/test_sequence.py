@@ -57,9 +57,9 @@ def numbered(sequenced: Sequenced) -> list[tuple[int, Any]]:
 
 
 def row(
-    key: str = "a", number: int = 1, *, event: int = 0, created: int = 0, x: Any = 0.0, s: Any = "", l: Any = ()
-) -> Row:  # noqa: E741
-    return (key, number, T + timedelta(seconds=event), T + timedelta(seconds=created), x, s, l)
+    key: str = "a", number: int = 1, *, event: int = 0, created: int = 0, x: Any = 0.0, s: Any = "", ints: Any = ()
+) -> Row:
+    return (key, number, T + timedelta(seconds=event), T + timedelta(seconds=created), x, s, ints)
 
 
 def test_rows_are_numbered_by_keys_then_event_then_created() -> None:
@@ -87,7 +87,7 @@ def test_identical_twins_are_dropped_and_counted() -> None:
 
 def test_differing_twins_are_all_kept_in_the_order_of_their_value_bytes() -> None:
     twins = [row(x=1.0), row(x=2.0), row(x=None), row(x=1.0, s="b"), row(x=1.0, s=None)]
-    orders = {tuple(numbered(in_sequence(VIEW, table(random.Random(seed).sample(twins, 5))))) for seed in range(20)}
+    orders = {repr(numbered(in_sequence(VIEW, table(random.Random(seed).sample(twins, 5))))) for seed in range(20)}
     assert len(orders) == 1
     sequenced = in_sequence(VIEW, table(twins))
     assert (sequenced.rows.num_rows, sequenced.repeated, sequenced.ambiguous) == (5, 0, 4)
@@ -100,9 +100,9 @@ def test_differing_twins_are_all_kept_in_the_order_of_their_value_bytes() -> Non
         ({"x": 0.0}, {"x": -0.0}),
         ({"x": float("nan")}, {"x": None}),
         ({"s": None}, {"s": ""}),
-        ({"l": None}, {"l": []}),
-        ({"l": [0]}, {"l": []}),
-        ({"s": "a", "l": [1]}, {"s": "a", "l": [1, 1]}),
+        ({"ints": None}, {"ints": []}),
+        ({"ints": [0]}, {"ints": []}),
+        ({"s": "a", "ints": [1]}, {"s": "a", "ints": [1, 1]}),
     ],
 )
 def test_values_that_differ_in_any_bit_are_no_repetition(first: dict[str, Any], second: dict[str, Any]) -> None:

@@ -171,7 +171,10 @@ def test_one_process_cannot_read_and_write_at_once_and_says_so(path: Path) -> No
 
 @pytest.mark.parametrize(("where", "rows"), [("append.before_commit", 1), ("append.after_commit", 2)])
 def test_a_kill_in_the_middle_of_an_append_leaves_history_as_before_or_after(path: Path, where: str, rows: int) -> None:
-    code = "append(store, VIEW, [Row(keys=('b',), event=2, created=2, sequence=2, value=(2,))], load_id='load', rows_done=2)"
+    code = """
+row = Row(keys=("b",), event=2, created=2, sequence=2, value=(2,))
+append(store, VIEW, [row], load_id="load", rows_done=2)
+"""
 
     assert child(code, path, **{VARIABLE: where}).returncode == KILLED
 
@@ -263,9 +266,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_running_out_of_memory_says_which_setting_helps(path: Path) -> None:
     small = DuckDBOfflineStore(path, PROJECT, memory_limit="1MB")
 
-    with pytest.raises(StoreFull, match="memory_limit"), small.open(write=True):
-        small.ensure_history(make_view("text", name="wide"))
-        rows = [Row(keys=(f"k{n}",), event=n, created=n, sequence=n, value=(n,)) for n in range(20_000)]
+    rows = [Row(keys=(f"k{n}",), event=n, created=n, sequence=n, value=(n,)) for n in range(20_000)]
+
+    with pytest.raises(StoreFull, match="memory_limit"):
         append(small, VIEW, rows)
 
     assert store_at(path).history_rows(VIEW.ref) == 1

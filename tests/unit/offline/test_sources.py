@@ -166,8 +166,9 @@ def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, tmp_path
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=f"{name} cannot be read: "):
         read(tmp_path, file_source(name))
-    with pytest.raises(SourceError):
-        read(tmp_path, sql_source("SELECT * FROM x", {"x": name}))
+    if name != "a.csv" or content:  # to DuckDB an empty file is a table without rows
+        with pytest.raises(SourceError):
+            read(tmp_path, sql_source("SELECT * FROM x", {"x": name}))
 
 
 def test_a_parquet_file_damaged_in_the_middle_or_cut_off_is_named(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_quoted_empty_cells_mean_the_same_in_sql_as_in_files(tmp_path: Path) -> 
         ("SELECT * FROM y", "y"),
         ("SELECT CAST('x' || n AS INT) AS n FROM x", "Could not convert"),
         ("SELECT CASE WHEN n = 9000 THEN CAST('x' || n AS INT) ELSE 1 END AS n FROM x", "Could not convert"),
-        ("SELECT list(repeat('x', 1000000) || n) AS n FROM x", "Out of Memory"),
+        ("SELECT list(repeat('x', 1000000) || n) AS n FROM x WHERE n < 700", "Out of Memory"),
     ],
     ids=["column", "syntax", "table", "first row", "late row", "memory"],
 )

@@ -287,10 +287,10 @@ def write_shuffled(path: Path, seed: int, barrier: threading.Barrier) -> None:
     store.close()
 
 
-def test_processes_that_write_the_same_rows_shuffled_end_with_the_latest(path: Path) -> None:
+def test_processes_that_make_one_file_and_write_the_same_rows_shuffled_end_with_the_latest(path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2)
-    writers = [spawn.Process(target=write_shuffled, args=(path, seed, barrier)) for seed in (1, 2)]
+    barrier = spawn.Barrier(3)
+    writers = [spawn.Process(target=write_shuffled, args=(path, seed, barrier)) for seed in (1, 2, 3)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -301,24 +301,6 @@ def test_processes_that_write_the_same_rows_shuffled_end_with_the_latest(path: P
     assert store.count(VIEW) == 2_000
     assert values_of(store.read(VIEW, keys_of(*range(2_000)))) == [40_000 + number for number in range(2_000)]
     store.close()
-
-
-def open_at_once(path: Path, barrier: threading.Barrier) -> None:
-    """In a process of its own: open the store when everybody does."""
-    barrier.wait()
-    SqliteOnlineStore(path, "flights").close()
-
-
-def test_processes_that_open_a_new_file_at_once_all_succeed(path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(4)
-    openers = [spawn.Process(target=open_at_once, args=(path, barrier)) for _ in range(4)]
-    for opener in openers:
-        opener.start()
-    for opener in openers:
-        opener.join(60)
-        assert opener.exitcode == 0
-
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
