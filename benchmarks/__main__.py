@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _show(f"{name} gave no figures: {error}")
                 continue
             if not args.json:
-                print(table(results[-1]), flush=True)
+                print(table(results[-1], judged=args.size == "full"), flush=True)
     document = {**about, "results": [result.document() for result in results], "failed": failed}
     if args.json:
         print(json.dumps(document, indent=2))
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed or missed else 0
 
 
-def table(result: Result) -> str:
-    """A result for people."""
-    rows = [_row(one) for one in result.measured]
+def table(result: Result, *, judged: bool) -> str:
+    """A result for people; only at full size do the design's numbers mean anything."""
+    rows = [_row(one, judged) for one in result.measured]
     widths = [max(len(row[place]) for row in rows) for place in range(4)]
     lines = [f"\n{result.name}  ({', '.join(f'{name} {value}' for name, value in result.sizes.items())})"]
     for row in rows:
@@ -64,12 +64,12 @@ def table(result: Result) -> str:
     return "\n".join([*lines, *(f"    {note}" for note in result.notes)])
 
 
-def _row(one: Measured) -> tuple[str, str, str, str, str]:
+def _row(one: Measured, judged: bool) -> tuple[str, str, str, str, str]:
     value = f"{one.value:,.0f}" if abs(one.value) >= 1000 else f"{one.value:.3f}"
     if one.required is None:
         return one.what, value, one.unit, "", one.detail
-    verdict = "holds" if one.holds else "MISSED"
-    return one.what, value, one.unit, f"{verdict} ({one.sense} {one.required:,g})", one.detail
+    verdict = ("holds: " if one.holds else "MISSED: ") if judged else ""
+    return one.what, value, one.unit, f"{verdict}{one.sense} {one.required:,g}", one.detail
 
 
 def _parser() -> argparse.ArgumentParser:

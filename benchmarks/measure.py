@@ -126,9 +126,8 @@ def ratio(what: str, theirs: Times, ours: Times, *, required: float | None = Non
 def require_equal(ours: pa.Table, theirs: pa.Table, what: str) -> None:
     """Unequal unless both hold the same columns, types and bits in the same order; NaN equals NaN."""
     if ours.column_names != theirs.column_names or ours.num_rows != theirs.num_rows:
-        raise Unequal(
-            f"{what}: {ours.num_rows} rows of {ours.column_names}, {theirs.num_rows} of {theirs.column_names}"
-        )
+        sides = [f"{side.num_rows} rows of {', '.join(side.column_names)}" for side in (ours, theirs)]
+        raise Unequal(f"{what}: {' against '.join(sides)}")
     for name in ours.column_names:
         mine, other = (_bits(table.column(name).combine_chunks()) for table in (ours, theirs))
         if mine.type != other.type or not mine.equals(other):

@@ -29,10 +29,10 @@ def run(setting: Setting) -> Result:
     """The ratio to the join by hand, for two numbers of entities; StoreFull when the table does not fit the disk."""
     size = SIZES[setting.size]
     target = setting.keep / f"selective-{size.rows}x{size.features}"
-    folder = world.make_repository(target, size.features, threads=THREADS, memory_limit=MEMORY_LIMIT)
-    kept = folder / "data" / "offline.duckdb"
+    kept = target / "data" / "offline.duckdb"
     needed = disk_bytes(size)
     _require_disk(setting, needed, kept.stat().st_size if kept.exists() else 0)
+    folder = world.make_repository(target, size.features, threads=THREADS, memory_limit=MEMORY_LIMIT)
     setting.show(f"history of {size.rows:,} rows x {size.features} in {folder} (made on the first run)")
     world.fill_history(folder, size.shape)
     found = [

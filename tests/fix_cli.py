@@ -12,9 +12,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +128,9 @@ class Contents:
 
     registry: Rows
     notes: Rows
-    history: Rows
     online: Rows
+    #: DuckDB's file and its log; a file that is the same holds the same rows, and opening it costs a tenth of a second.
+    duckdb_files: Mapping[str, bytes]
 
     @staticmethod
     def of(folder: Path) -> Contents:
@@ -136,16 +139,27 @@ class Contents:
         return Contents(
             registry={name: rows for name, rows in registry.items() if name not in NOTES},
             notes={name: rows for name, rows in registry.items() if name in NOTES},
-            history=_duckdb_rows(folder / "data" / "offline.duckdb"),
             online=_sqlite_rows(folder / "data" / "online.db"),
+            duckdb_files={
+                path.name: path.read_bytes() for path in folder.glob("data/offline.duckdb*") if path.is_file()
+            },
         )
+
+    @cached_property
+    def history(self) -> Rows:
+        """The rows of the offline store."""
+        with tempfile.TemporaryDirectory() as copied:
+            for name, content in self.duckdb_files.items():
+                (Path(copied) / name).write_bytes(content)
+            return _duckdb_rows(Path(copied) / "offline.duckdb")
 
     def assert_kept(self, folder: Path) -> None:
         """Registry, history and online store of a folder hold exactly these rows; notes of jobs may differ."""
         now = Contents.of(folder)
         assert now.registry == self.registry
-        assert now.history == self.history
         assert now.online == self.online
+        if now.duckdb_files != self.duckdb_files:
+            assert now.history == self.history
 
 
 def _sqlite_rows(path: Path) -> dict[str, list[Any]]:
@@ -159,7 +173,7 @@ def _sqlite_rows(path: Path) -> dict[str, list[Any]]:
 def _duckdb_rows(path: Path) -> dict[str, list[Any]]:
     if not path.exists():
         return {}
-    with duckdb.connect(str(path), read_only=True) as connection:
+    with duckdb.connect(str(path)) as connection:  # a log beside it is replayed
         connection.execute("SET TimeZone = 'UTC'")
         tables = connection.execute("SELECT schema_name, table_name FROM duckdb_tables() ORDER BY ALL").fetchall()
         return {

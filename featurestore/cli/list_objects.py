@@ -20,7 +20,9 @@ Row = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `list`."""
     parser.add_argument("kind", type=plural, choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--limit", type=count, default=50, help="most runs or applies shown, newest first (default: 50)")
+    parser.add_argument(
+        "--limit", type=count, default=50, help="most runs or applies shown, newest first (default: 50)"
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> int:

@@ -29,9 +29,14 @@ def rebuild(store: OfflineStore, recorded: Mapping[str, Any], path: Path, spine:
     with store.open(write=False):
         asked = _spine(store, query, recorded, path, spine)
         table, outputs = build_table(store, query, asked)
-    return make_manifest(
+    rebuilt = make_manifest(
         query, asked, table, outputs, store, made_at=recorded["made_at"], as_of=recorded["spine"]["as_of"]
     )
+    if spine is None and recorded["spine"]["path"] is None and recorded["spine"]["as_of"] is None:
+        # The spine was taken from the set itself, where request fields stand in their declared types: only the
+        # digest of the whole set can tell a change.
+        rebuilt["spine"]["digest"] = recorded["spine"]["digest"]
+    return rebuilt
 
 
 def _spine(
@@ -50,4 +55,6 @@ def _spine(
     beside = path.with_name(path.name.removesuffix(MANIFEST_SUFFIX))
     if not beside.exists():
         raise InputError(f"the spine was handed over in memory and {beside} is not there to take it from; pass --spine")
+    if beside.suffix == ".csv":
+        raise InputError(f"the spine was handed over in memory, and {beside} does not keep its types; pass --spine")
     return read_spine(read_table(beside).select(described["columns"]), keys, request)

@@ -35,6 +35,8 @@ FORMATS = {
 }
 DIGEST_CHUNK_BYTES = 1 << 20
 CSV_BLOCK_BYTES = 4 << 20
+#: Read ahead of every column of a Parquet file.
+PARQUET_BUFFER_BYTES = 256 << 10
 SQL_MEMORY_LIMIT = "512MB"
 #: A quoted cell may hold line ends, also where a block of the file ends.
 _CSV_PARSE = pa_csv.ParseOptions(newlines_in_values=True)
@@ -147,7 +149,8 @@ def _tables(path: Path, name: str, batch_rows: int) -> Iterator[pa.Table]:
     with _readable(name):
         match _format(path):
             case "parquet":
-                with pq.ParquetFile(path) as parquet:
+                # What Arrow reads ahead it keeps until the file is closed, and a row group may be the whole file.
+                with pq.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES) as parquet:
                     for batch in parquet.iter_batches(batch_size=batch_rows):
                         yield pa.Table.from_batches([batch])
             case "csv":

@@ -24,7 +24,7 @@ from featurestore.cli.commands import COMMANDS
 from featurestore.online.keys import bucket_of, encode_keys
 from featurestore.online.row_layout import PREFIX_BYTES
 from tests.acceptance import shop
-from tests.acceptance.shop import LARGE, NOW, SPENDING, at, make_shop, spine_table, write_spending
+from tests.acceptance.shop import LARGE, NOW, SPENDING, at, spine_table, write_spending
 from tests.fix_cli import Contents, Done, Run, run
 
 # ------------------------------------------------------------------ the journey: `init --template minimal`
@@ -34,7 +34,6 @@ JOURNEY: dict[str, list[str]] = {
     "plan": ["plan"],
     "apply": ["apply"],
     "materialize": ["materialize", "2024-05-01T00:00:00Z", "2024-05-02T00:00:00Z"],
-    "incremental": ["materialize-incremental", "--json"],
     "train": ["get-historical-features", "--service", "comfort", "--spine", "spine.csv", "--out", "training.parquet"],
     "look up": ["get-online-features", "--service", "comfort", "--key", "station=north", "--key", "station=east"],
     "verify": ["verify", "--json"],
@@ -94,15 +93,6 @@ def test_materialize_tells_what_it_read_added_and_published(journey: Journey) ->
     }
 
 
-def test_an_incremental_run_after_it_adds_nothing(journey: Journey) -> None:
-    counts = journey.steps["incremental"].json["views"]["readings@1"]
-    assert (counts["loaded"]["added"], counts["loaded"]["corrections"], counts["published"]["rows_written"]) == (
-        0,
-        0,
-        0,
-    )
-
-
 def test_the_training_set_holds_the_spine_and_what_was_known(journey: Journey) -> None:
     assert journey.training.select(["station", "temperature", "humidity"]).to_pydict() == {
         "station": ["north", "north", "south", "south", "east"],
@@ -129,18 +119,6 @@ def test_teardown_tells_what_it_removed(journey: Journey) -> None:
 
 
 # ------------------------------------------------------------------ a richer repository
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shop, applied and materialized; never changed."""
-    return make_shop(tmp_path_factory.mktemp("prepared") / "shop")
-
-
-@pytest.fixture
-def store(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of the shop."""
-    return Path(shutil.copytree(prepared, tmp_path / "shop"))
 
 
 BASKET = ["--service", "basket"]
@@ -232,9 +210,10 @@ def materialized(inside: Run, folder: Path, *arguments: str, now: str = NOW) -> 
     return loads(inside(folder, "materialize-incremental", *arguments, "--json", "--now", now))
 
 
-def test_an_incremental_run_with_nothing_new_changes_nothing(inside: Run, store: Path) -> None:
+def test_incremental_runs_with_nothing_new_change_nothing(inside: Run, store: Path) -> None:
     before = Contents.of(store)
-    assert materialized(inside, store) == {"spending@1": (0, 0), "stock@1": (0, 0)}
+    for _ in range(2):
+        assert materialized(inside, store) == {"spending@1": (0, 0), "stock@1": (0, 0)}
     now = Contents.of(store)
     assert (now.history, now.online) == (before.history, before.online)
 
@@ -309,7 +288,11 @@ def test_a_training_set_of_any_format_comes_out_the_same_when_rebuilt(inside: Ru
     assert {ref: view["position"] for ref, view in manifest["views"].items()} == {"spending@1": 6, "stock@1": 3}
     verify = ["get-historical-features", "--verify-manifest", f"{out}.manifest.json"]
     assert inside(store, *verify).ok().out.endswith("built again, equal to the last bit\n")
-    assert inside(store, *verify, "--json").ok().json == {"manifest": f"{out}.manifest.json", "equal": True, "differences": []}
+    assert inside(store, *verify, "--json").ok().json == {
+        "manifest": f"{out}.manifest.json",
+        "equal": True,
+        "differences": [],
+    }
 
 
 def test_a_training_set_stays_the_same_after_history_has_grown(inside: Run, store: Path) -> None:
@@ -330,6 +313,14 @@ def test_a_changed_spine_is_told_with_exit_code_1(inside: Run, store: Path) -> N
     assert "5 rows were recorded, 4 came out" in changed.out
     told = inside(store, "get-historical-features", "--verify-manifest", "t.parquet.manifest.json", "--json")
     assert (told.code, told.json["equal"], len(told.json["differences"])) == (1, False, 3)
+
+
+def test_event_timestamp_stands_in_for_as_of(inside: Run, store: Path) -> None:
+    names = [{"as_of": "event_timestamp"}.get(name, name) for name in spine_table().column_names]
+    pq.write_table(spine_table().rename_columns(names), store / "spine.parquet")
+    table = trained(inside, store, *BASKET, "--spine", "spine.parquet")
+    assert answers(table) == shop.TRAINING
+    assert table.column_names[:5] == names
 
 
 def test_as_of_asks_for_every_entity_known_then(inside: Run, store: Path) -> None:

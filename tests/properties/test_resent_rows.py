@@ -19,8 +19,8 @@ from featurestore.ingest.gate import Gate
 from featurestore.ingest.load import LoadCounts, Loader, WindowedBatch
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.duckdb import DuckDBOfflineStore
-from tests.fix_histories import History, arrive_all, histories
-from tests.fix_offline import PROJECT, history_table, opened_store, payload
+from tests.fix_histories import History, arrive_all, views
+from tests.fix_offline import KEYS, PROJECT, VALUES, history_table, opened_store, payload, values_of
 from tests.fix_properties import thoroughly
 from tests.oracle import Row, arrive, projection
 
@@ -48,13 +48,21 @@ class Sequences:
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[FeatureView, list[list[Row]]]:
-    """Batches of source rows: rows of a small history, some sent again, in one batch or later, in any order."""
-    history = draw(histories(rows_max=8))
-    rows = [row for batch in history.batches for row in batch]
-    if not rows:
-        return history.view, [[]]
-    batches = draw(st.lists(st.lists(st.sampled_from(rows), max_size=8), min_size=1, max_size=3))
-    return history.view, batches
+    """Batches of source rows for a few places in history, with values that differ in little, in any order."""
+    view = draw(views())
+    pool = next(keys for types, keys in KEYS.values() if types == view.join_keys)
+    places = st.tuples(st.sampled_from(pool), st.integers(0, 1), st.integers(0, 1))
+    several = draw(st.lists(places, min_size=1, max_size=3, unique=True))
+    values = st.sampled_from(VALUES).map(lambda row: values_of(view, row))
+    row = st.builds(
+        lambda place, value: Row(
+            keys=place[0], event=place[1], created=place[2] if view.has_created else place[1], value=value
+        ),
+        st.sampled_from(several),
+        values,
+    )
+    sizes = draw(st.sampled_from([[0], [1, 1], [8], [6, 6], [1, 8, 4]]))
+    return view, [draw(st.lists(row, min_size=size, max_size=size)) for size in sizes]
 
 
 @thoroughly
