@@ -249,8 +249,10 @@ def test_a_load_that_fills_the_disk_is_told_and_resumes(
     full = on_a_full_disk(shop, limit, *LOAD, **LARGE_BATCHES)
     assert_told(full, 3, "no space left for the offline store", "offline.duckdb", "free space and run again")
     assert full.error["retryable"] is True
-    print("LEFT", len(Contents.of(shop).history["shop.spending__v1"]), full.error)
-    inside(shop, *LOAD, **LARGE_BATCHES).ok()
+    left = len(Contents.of(shop).history["shop.spending__v1"])
+    assert 0 < left < 20_000
+    resumed = inside(shop, *LOAD, **LARGE_BATCHES).ok().json["views"]["spending@1"]["loaded"]
+    assert (resumed["read"], resumed["added"]) == (20_000 - left, 20_000 - left)
     assert_as_if_never_interrupted(inside, shop, declared, tmp_path, LARGE_BATCHES)
 
 
@@ -308,7 +310,7 @@ def test_a_disk_that_is_really_full_is_told_and_what_it_held_is_whole(
         ballast.write(b"\0" * (room.f_bavail * room.f_frsize - (400 << 10)))
     full = run(folder, *LOAD, **LARGE_BATCHES)
     assert_told(full, 3, "no space left")
-    print("LEFT", len(Contents.of(folder).history["shop.spending__v1"]), full.error)
+    assert len(Contents.of(folder).history["shop.spending__v1"]) < 20_000
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     inside(folder, *LOAD, **LARGE_BATCHES).ok()
     assert_as_if_never_interrupted(inside, folder, declared, tmp_path, LARGE_BATCHES)

@@ -147,6 +147,7 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "teardown --yes": (["teardown", "--yes"], 0),
     "an unknown name": (["describe", "entity", "custmer"], 2),
     "an unknown flag": (["verify", "--fast"], 2),
+    "a file name that is no text": ([*TRAIN[:4], "\udcff.csv", "--out", "{out}/t.csv"], 2),
 }
 
 
