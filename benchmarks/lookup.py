@@ -67,7 +67,7 @@ def run(setting: Setting) -> Result:
                 sides = _sides(store, client, shape, batch)
                 _require_same(sides, store, shape, batch)
                 setting.show(f"{batch} x {size.features}, {size.calls} calls each way")
-                for name, times in in_turn(sides, size.calls).items():
+                for name, times in in_turn(sides, size.calls, collect=False).items():
                     measured += _measured(f"{batch} x {size.features} {name}", times)
     return Result(name=NAME, sizes=asdict(size), measured=measured)
 

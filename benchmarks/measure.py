@@ -99,12 +99,16 @@ class Times:
         return f"best {self.best * factor:.3f}, median {self.median * factor:.3f} {unit} of {len(self.seconds)}"
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Times]:
-    """The sides timed one after the other, `runs` rounds of it, so that what disturbs one disturbs the others too."""
+def in_turn(sides: Mapping[str, Callable[[], object]], runs: int, *, collect: bool = True) -> dict[str, Times]:
+    """The sides timed one after the other, `runs` rounds of it, so that what disturbs one disturbs the others too.
+
+    Garbage is collected before each run, unless runs are so short and many that this would take the most time.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs):
         for name, side in sides.items():
-            gc.collect()
+            if collect:
+                gc.collect()
             started = time.perf_counter()
             kept = side()
             seconds[name].append(time.perf_counter() - started)

@@ -13,10 +13,11 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,19 @@ def run(folder: Path, *arguments: Argument, **environment: str) -> Done:
     return finish(start(folder, *arguments, **environment))
 
 
+def prepare(folder: Path, *arguments: Argument) -> None:
+    """The command in this process, for fixtures of a wider scope than `inside`; it must succeed."""
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(StringIO()) as out:
+        _without_settings(patched)
+        code = main(["-C", str(folder), *map(str, arguments)])
+    Done(code=code, out=out.getvalue(), err="").ok()
+
+
+def _without_settings(patched: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("FEATURESTORE_")]:
+        patched.delenv(name)
+
+
 @pytest.fixture
 def cli() -> Run:
     """`cli(folder, *arguments, **environment)`: the command in a process of its own."""
@@ -99,8 +113,7 @@ def cli() -> Run:
 @pytest.fixture
 def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`inside(folder, *arguments, **environment)`: the command in this process."""
-    for name in [name for name in os.environ if name.startswith("FEATURESTORE_")]:
-        monkeypatch.delenv(name)
+    _without_settings(monkeypatch)
 
     def inside(folder: Path, *arguments: Argument, **environment: str) -> Done:
         capfd.readouterr()
@@ -182,3 +195,23 @@ def _duckdb_rows(path: Path) -> dict[str, list[Any]]:
             .to_pylist()
             for schema, name in tables
         }
+
+
+# ------------------------------------------------------------------ what a refusal is
+
+
+def assert_told(done: Done, code: int, said: Sequence[str]) -> None:
+    """The exit code, every one of the words on stderr, and nothing that only a programmer reads."""
+    assert done.code == code, f"{done.code}\n{done.out}\n{done.err}"
+    assert [words for words in said if words not in done.err] == [], done.err
+    assert "Traceback" not in done.out + done.err
+    assert done.err.startswith("featurestore: ")
+
+
+def assert_refused(inside: Run, folder: Path, arguments: Sequence[Argument], said: Sequence[str]) -> None:
+    """The command fails as wrong input, with these words alone; registry, history and online store are kept."""
+    before = Contents.of(folder)
+    done = inside(folder, *arguments)
+    assert_told(done, 2, said)
+    assert done.out == ""
+    before.assert_kept(folder)

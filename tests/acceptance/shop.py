@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.arrow_types import TIMESTAMP
-from tests.fix_cli import run
+from tests.fix_cli import prepare
 
 NOW = "2024-05-02T12:00:00Z"
 #: An integer that a float64 cannot hold.
@@ -179,6 +179,6 @@ def declare_shop(folder: Path) -> Path:
 def make_shop(folder: Path) -> Path:
     """The repository, applied and materialized as of NOW."""
     declare_shop(folder)
-    run(folder, "apply").ok()
-    run(folder, "materialize-incremental", "--now", NOW).ok()
+    prepare(folder, "apply")
+    prepare(folder, "materialize-incremental", "--now", NOW)
     return folder

@@ -237,7 +237,7 @@ def test_arrow_columns_come_in_their_canonical_type() -> None:
 MIXED = [[1, "a"], [1.5, True], [object()], [2**63], np.array([2**63], "u8"), np.array([1j]), [[1], [2]]]
 
 
-@pytest.mark.parametrize("values", MIXED, ids=repr)
+@pytest.mark.parametrize("values", MIXED)
 def test_values_without_one_type_are_refused(values: object) -> None:
     with pytest.raises(TypeError, match="'x'"):
         client_column("x", values)
