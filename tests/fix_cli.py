@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -93,10 +93,14 @@ def run(folder: Path, *arguments: Argument, **environment: str) -> Done:
 
 def prepare(folder: Path, *arguments: Argument) -> None:
     """The command in this process, for fixtures of a wider scope than `inside`; it must succeed."""
-    with pytest.MonkeyPatch.context() as patched, redirect_stdout(StringIO()) as out:
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+    ):
         _without_settings(patched)
         code = main(["-C", str(folder), *map(str, arguments)])
-    Done(code=code, out=out.getvalue(), err="").ok()
+    Done(code=code, out=out.getvalue(), err=err.getvalue()).ok()
 
 
 def _without_settings(patched: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ from featurestore.feature_view import FeatureView
 from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, history_schema
 from featurestore.offline.interrupts import interruptible
 
+#: Times in UTC; no progress bar, which DuckDB would write to stdout, where the one JSON document goes.
+SESSION = "SET TimeZone = 'UTC'; SET enable_progress_bar = false"
 LOCK_POLL_S = 0.05
 _HOLDER = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
@@ -141,7 +143,7 @@ class DuckDBOfflineStore:
         with self._session(write=False) as connection:
             self._require(connection, query.view.ref)
             cursor = connection.cursor()
-            cursor.execute("SET TimeZone = 'UTC'")
+            cursor.execute(SESSION)
             try:
                 reader = cursor.sql(compile.latest(query, DUCKDB)).to_arrow_reader(batch_rows)
                 yield pa.RecordBatchReader.from_batches(history_schema(query.view), _cast(reader, query.view))
@@ -335,7 +337,7 @@ class DuckDBOfflineStore:
                     ) from error
             else:
                 # A setting of the icu extension, which is loaded only once the connection stands.
-                connection.execute("SET TimeZone = 'UTC'")
+                connection.execute(SESSION)
                 return connection
             time.sleep(LOCK_POLL_S)
 
@@ -414,6 +416,10 @@ def _translated(path: Path) -> Iterator[None]:
         ) from error
     except duckdb.Error as error:
         text = _first_line(error)
+        if "bad allocation" in text:
+            raise StoreFull(
+                f"the system has no memory left for the offline store {path}: {text}; lower offline.memory_limit"
+            ) from error
         if any(words in text for words in _NO_SPACE):
             raise StoreFull(f"no space left for the offline store {path}: {text}; free space and run again") from error
         if isinstance(error, duckdb.SerializationException) or "Corrupt database" in text:

@@ -222,9 +222,10 @@ def _readable(name: str) -> Iterator[None]:
 
 @contextmanager
 def _sql_connection(source: SqlSource, repository: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(":memory:", config={"threads": source.threads, "memory_limit": SQL_MEMORY_LIMIT})
+    config = {"threads": source.threads, "memory_limit": SQL_MEMORY_LIMIT}
+    connection = duckdb.connect(":memory:", config=config)
     try:
-        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # it would write to stdout
         for name, pattern in source.inputs.items():
             connection.register(name, _relation(connection, _expand(pattern, repository), name))
         yield connection

@@ -164,7 +164,7 @@ def test_ctrl_c_ends_a_long_query(shop: Path) -> None:
     assert source in VIEWS
     text = VIEWS.replace(source, query).replace("FileSource,", "FileSource, SqlSource,")
     (shop / "definitions" / "views.py").write_text(text)
-    run(shop, "apply").ok()
+    prepare(shop, "apply")
     before = Contents.of(shop)
     job = start(shop, *LOAD)
     wait_until(lambda: lease_is_held(shop), job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
@@ -21,8 +21,8 @@ from tests.fix_offline import ALL_TYPES, VALUES, bits, make_view
 VIEW = make_view("two texts")
 
 
-def join(**more: Any) -> PointInTimeJoin:
-    return PointInTimeJoin(project="p", view=VIEW, **({"fields": ["a_bool"], "position": 7} | more))
+def join(fields: Sequence[str] = ("a_bool",), position: int = 7, knowledge: str = "created") -> PointInTimeJoin:
+    return PointInTimeJoin(project="p", view=VIEW, fields=fields, position=position, knowledge=knowledge)
 
 
 def test_the_passes_stand_in_the_order_of_their_steps() -> None:
