@@ -89,7 +89,10 @@ def aware_utc(value: datetime, what: str) -> datetime:
     """`value` in UTC; InputError naming `what` when it has no time zone."""
     if value.tzinfo is None:
         raise InputError(f"{what}: {value.isoformat()} has no time zone; add one, as in {value.isoformat()}Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise InputError(f"{what}: {value.isoformat()} lies outside the years 1 to 9999 in UTC") from error
 
 
 def to_us(value: datetime) -> int:

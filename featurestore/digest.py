@@ -30,7 +30,7 @@ def content_digest(table: pa.Table) -> str:
 
 def column_digest(name: str, column: pa.ChunkedArray) -> bytes:
     """SHA-256 of one column; InputError for a type without canonical bytes (a union, say)."""
-    kind = _type_text(name, column.type)
+    kind = type_text(name, column.type)
     parts: dict[str, hashlib._Hash] = {}
     for chunk in column.chunks:
         for start in range(0, len(chunk), SLICE_ROWS):
@@ -42,31 +42,42 @@ def column_digest(name: str, column: pa.ChunkedArray) -> bytes:
     return digest.digest()
 
 
-def _type_text(name: str, kind: pa.DataType) -> str:
+def type_text(name: str, kind: pa.DataType) -> str:
     """A type without its encodings: Parquet calls a list's values `element`, Arrow `item`, and neither matters."""
     if isinstance(kind, pa.BaseExtensionType):
-        return _type_text(name, kind.storage_type)
+        return type_text(name, kind.storage_type)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return _type_text(name, kind.value_type)
+        return type_text(name, kind.value_type)
+    if (finer := _finer(kind)) is not None:
+        return str(finer)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "string"
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return "binary"
     if pa.types.is_map(kind):
-        return f"map<{_type_text(name, kind.key_type)},{_type_text(name, kind.item_type)}>"
+        return f"map<{type_text(name, kind.key_type)},{type_text(name, kind.item_type)}>"
     if pa.types.is_fixed_size_list(kind):
-        return f"list<{_type_text(name, kind.value_type)}>[{kind.list_size}]"
+        return f"list<{type_text(name, kind.value_type)}>[{kind.list_size}]"
     if any(test(kind) for test in _LISTS):
-        return f"list<{_type_text(name, kind.value_type)}>"
+        return f"list<{type_text(name, kind.value_type)}>"
     if pa.types.is_struct(kind):
         fields = [kind.field(index) for index in range(kind.num_fields)]
-        return f"struct<{','.join(f'{field.name}:{_type_text(name, field.type)}' for field in fields)}>"
+        return f"struct<{','.join(f'{field.name}:{type_text(name, field.type)}' for field in fields)}>"
     if pa.types.is_union(kind):
         raise InputError(f"column {name!r} holds {kind}, which has no canonical bytes; drop the column or convert it")
     return str(kind)
 
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view, pa.types.is_large_list_view)
+
+
+def _finer(kind: pa.DataType) -> pa.DataType | None:
+    """The type that stands for coarser ones, which file formats do not tell apart."""
+    if pa.types.is_timestamp(kind) and kind.unit in ("s", "ms"):
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_time32(kind):
+        return pa.time64("us")
+    return pa.date32() if pa.types.is_date64(kind) else None
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -77,6 +88,8 @@ def _plain(column: pa.Array) -> pa.Array:
         return _plain(column.dictionary_decode())
     if pa.types.is_run_end_encoded(kind):
         return _plain(pc.run_end_decode(column))
+    if (finer := _finer(kind)) is not None:
+        return column.cast(finer, safe=False)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
@@ -104,7 +117,7 @@ def _canonical_parts(column: pa.Array, at: str) -> Iterator[tuple[str, bytes]]:
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
         lengths = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         yield f"{at}/lengths", lengths.astype("<i4").tobytes()
-        yield f"{at}/bytes", b"".join(column.drop_null().cast(pa.binary()).to_pylist())
+        yield f"{at}/bytes", _text_bytes(column.drop_null())
     else:
         yield f"{at}/values", _fixed_bytes(column)
 
@@ -123,3 +136,12 @@ def _fixed_bytes(column: pa.Array) -> bytes:
         floats = values.view(f"<f{width}")
         floats[np.isnan(floats)] = np.nan
     return values.tobytes()
+
+
+def _text_bytes(column: pa.Array) -> bytes:
+    """The bytes of strings or binary values without nulls, one after the other."""
+    if len(column) == 0:
+        return b""
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32, count=len(column) + 1, offset=4 * column.offset)
+    return b"" if data is None else data.slice(int(ends[0]), int(ends[-1] - ends[0])).to_pybytes()

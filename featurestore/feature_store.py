@@ -188,17 +188,22 @@ class FeatureStore:
             return self._training_set(query, spine_as_of(entities, to_us(instant)), instant)
 
     def verify_manifest(self, manifest: str | Path, *, spine: object = None) -> list[str]:
-        """Rebuild a training set from its manifest; the differences in words, none when it came out the same."""
+        """Rebuild a training set from its manifest; the differences in words, none when it came out the same.
+
+        The file beside the manifest, where it is still there, must be the one that was written.
+        """
+        from featurestore.offline.export import file_differences
         from featurestore.offline.manifest import differences, read_manifest
         from featurestore.offline.rebuild import rebuild
 
+        self.repository.finish_interrupted_apply()
         recorded = read_manifest(Path(manifest))
         rebuilt = rebuild(self.repository.offline, recorded, Path(manifest), spine)
-        return differences(recorded, rebuilt)
+        return differences(recorded, rebuilt) + file_differences(recorded, Path(manifest))
 
     def get_online_features(
         self,
-        keys: Mapping[str, object] | Sequence[Mapping[str, str]],
+        keys: Mapping[str, object] | Sequence[Mapping[str, str]] | Path,
         service: str | None = None,
         *,
         features: Sequence[str] | None = None,
@@ -207,12 +212,13 @@ class FeatureStore:
     ) -> OnlineResponse:
         """The serving answer, read from the online store directly.
 
-        `keys` holds a column of values for each join key and request field, or rows of text as the command takes
-        them.
+        `keys` holds a column of values for each join key and request field; it may be rows of text, as the command
+        takes them, or the path of a Parquet, CSV or Arrow file.
         """
-        from serving.local import answer, answer_texts, local_lookup
+        from serving.local import answer, answer_file, answer_texts, local_lookup
 
         repository = self.repository
+        repository.finish_interrupted_apply()
         lookup = local_lookup(
             repository.registry,
             repository.state,
@@ -222,6 +228,8 @@ class FeatureStore:
             features,
             full_feature_names=full_feature_names,
         )
+        if isinstance(keys, Path):
+            return answer_file(lookup, keys, max_age)
         if isinstance(keys, Mapping):
             return answer(lookup, keys, max_age)
         return answer_texts(lookup, keys, max_age)
@@ -233,6 +241,7 @@ class FeatureStore:
         from featurestore.outputs import pinned_views
         from featurestore.parity.verify import Verifier
 
+        self.repository.finish_interrupted_apply()
         repository, registry = self.repository, self.repository.registry
         views = registry.views()
         chosen = views if service is None else pinned_views(registry.service(service), views)

@@ -45,7 +45,8 @@ def service_outputs(
         if (other := seen.setdefault(output.name, output)) is not output:
             raise InputError(
                 f"two columns are named {output.name!r} (from {other.view or 'the request'} and "
-                f"{output.view or 'the request'}); give one an alias, or ask for full feature names"
+                f"{output.view or 'the request'}); give one an alias"
+                + ("" if full_feature_names else ", or ask for full feature names")
             )
     return tuple(outputs)
 

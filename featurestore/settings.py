@@ -20,6 +20,8 @@ from featurestore.errors import ConfigError, suggest
 
 FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"
+#: Catalogs that every DuckDB connection has.
+DUCKDB_CATALOGS = ("memory", "system", "temp")
 #: Variables that are no settings: the clock (`--now`), tracebacks of defects, and failpoints of tests.
 OTHER_VARIABLES = ("FEATURESTORE_NOW", "FEATURESTORE_DEBUG", "FEATURESTORE_FAILPOINT")
 
@@ -123,7 +125,18 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         settings = Settings.model_validate({**values, "root": root})
     except ValidationError as error:
         raise ConfigError(_listed([_fault(detail) for detail in error.errors()])) from error
+    _require_own_schema(settings)
     return _absolute(settings)
+
+
+def _require_own_schema(settings: Settings) -> None:
+    """DuckDB names a file's catalog after the file, and cannot tell it from a schema of the same name."""
+    catalogs = {settings.offline.path.stem.lower(), *DUCKDB_CATALOGS}
+    if settings.project.lower() in catalogs:
+        raise ConfigError(
+            f"project {settings.project!r} has the name of a DuckDB catalog (those of {settings.offline.path} are: "
+            f"{', '.join(sorted(catalogs))}); name the file of offline.path or the project otherwise"
+        )
 
 
 def shown(section: BaseModel) -> dict[str, Any]:

@@ -102,14 +102,15 @@ class Materializer:
         kind = "materialize" if request.start is not None else "materialize-incremental"
         run = self.state.start_run(kind, [view.ref for view in views])
         outcome = RunOutcome(run=run.id)
-        state: RunState = "interrupted"
         try:
             for view in views:
                 outcome.views.append(self._view(view, request, run))
-            state = "failed" if outcome.errors else "succeeded"
-        finally:
-            error = "; ".join(map(str, outcome.errors))
-            self.state.finish_run(run.id, state, outcome.counts(), error)
+        except BaseException as error:
+            ended: RunState = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.state.finish_run(run.id, ended, outcome.counts(), str(error) or type(error).__name__)
+            raise
+        state: RunState = "failed" if outcome.errors else "succeeded"
+        self.state.finish_run(run.id, state, outcome.counts(), "; ".join(map(str, outcome.errors)))
         return outcome
 
     def _view(self, view: FeatureView, request: Request, run: Run) -> ViewOutcome:
@@ -163,13 +164,13 @@ class Materializer:
         counts = LoadCounts()
         newest_event_us: int | None = None
         newest_created_us: int | None = None
-        with self.offline.open(write=True):
-            for settled in loader.load(reading.batches(), already_done=done):
-                lease.check()
-                counts += settled.counts
-                newest_event_us = _greater(newest_event_us, settled.newest_event_us)
-                newest_created_us = _greater(newest_created_us, settled.newest_created_us)
-                self.progress(view.ref, "load", settled.counts.read)
+        # The store is opened anew for each batch, so that others get their turn between two; that costs no time.
+        for settled in loader.load(reading.batches(), already_done=done):
+            lease.check()
+            counts += settled.counts
+            newest_event_us = _greater(newest_event_us, settled.newest_event_us)
+            newest_created_us = _greater(newest_created_us, settled.newest_created_us)
+            self.progress(view.ref, "load", settled.counts.read)
         return counts, (newest_event_us, newest_created_us)
 
     def _begin(self, view: FeatureView, reading: Reading, cursor: Cursor, lease: HeldLease) -> tuple[str, int]:
@@ -194,6 +195,7 @@ class Materializer:
             online=self.online,
             batch_rows=self.batch_rows,
             before_write=lease.check,
+            before_repair=lambda: self.state.begin_repair(lease.lease),
             on_rows=lambda rows: self.progress(view.ref, "publish", rows),
         )
         published = publisher.publish(last, started_at_us, repair=request.repair)
@@ -201,7 +203,7 @@ class Materializer:
         self.state.commit_publish(
             PublishRecord(
                 view=view.ref,
-                position_from=last.position if last else 0,
+                position_from=max(last.position, 0) if last else 0,
                 position_to=published.position,
                 horizon_from_us=last.horizon_us if last else None,
                 horizon_to_us=published.horizon_us,
@@ -209,8 +211,8 @@ class Materializer:
                 started_at_us=started_at_us,
                 acknowledged_at_us=to_us(self.clock.now()),
                 rows_written=published.rows_written,
-                keys_repaired=published.rows_written if request.repair else 0,
-                kind="repair" if request.repair else "publish",
+                keys_repaired=published.rows_written if published.repaired else 0,
+                kind="repair" if published.repaired else "publish",
             ),
             lease.lease,
         )

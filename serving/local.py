@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 
 from featurestore.clock import Clock
+from featurestore.dtypes import DType
 from featurestore.errors import InputError
+from featurestore.offline.sources import read_table
 from featurestore.online.base import OnlineStore
 from serving.catalog import Catalog, RegistryReader
 from serving.inputs import arrow_columns, text_columns
@@ -48,8 +51,18 @@ def answer(lookup: OnlineLookup, columns: Mapping[str, object], max_age: timedel
 
 def answer_texts(lookup: OnlineLookup, rows: Sequence[Mapping[str, str]], max_age: timedelta | None) -> OnlineResponse:
     """The same for rows of text, `carrier=AA,origin=JFK` each."""
-    types = {**lookup.plan.join_keys, **{name: field.dtype for name, field in lookup.plan.request_fields.items()}}
-    return _answered(lookup, text_columns(rows, types, "column"), max_age)
+    return _answered(lookup, text_columns(rows, _types(lookup), "column"), max_age)
+
+
+def answer_file(lookup: OnlineLookup, path: Path, max_age: timedelta | None) -> OnlineResponse:
+    """The same for the columns of a Parquet, CSV or Arrow file."""
+    table = read_table(path, _types(lookup))
+    return answer(lookup, {name: table.column(name) for name in table.column_names}, max_age)
+
+
+def _types(lookup: OnlineLookup) -> dict[str, DType]:
+    """What the columns of a request hold, keys and request fields together."""
+    return {**lookup.plan.join_keys, **{name: field.dtype for name, field in lookup.plan.request_fields.items()}}
 
 
 def _answered(lookup: OnlineLookup, columns: Mapping[str, pa.Array], max_age: timedelta | None) -> OnlineResponse:

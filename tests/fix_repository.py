@@ -1,7 +1,7 @@
 """A small real repository in a folder: registry, DuckDB history, SQLite online store, Parquet sources, a clock to set.
 
-`SmallRepository` is what a test works on; `repository` is the fixture. A process of its own works on the same folder
-as a real process through `run_command` (the command line) and `start_holding` (this module, see `main`).
+`SmallRepository` is what a test works on; `repository` is the fixture. Real processes work on the same folder through
+`run_command` (the command line) and `start_holding` (this module, see `main`).
 """
 
 from __future__ import annotations
@@ -201,16 +201,22 @@ class SmallRepository:
 
     # ------------------------------------------------------------------ other processes
 
-    def start_command(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """`featurestore ARGUMENTS` in this repository, at the time of the clock, as a process of its own."""
+    def start_command(self, *arguments: str, code: str | None = None, **environment: str) -> subprocess.Popen[str]:
+        """`featurestore ARGUMENTS` in this repository, at the time of the clock, as a process of its own.
+
+        `code` is run in place of the command, with its arguments.
+        """
         (self.root / "featurestore.toml").write_text(SETTINGS.format(project=PROJECT, batch_rows=self.batch_rows))
         at = ["-C", str(self.root), "--now", self.clock.now().isoformat()]
-        return self._start("-m", "featurestore.cli.main", *at, *arguments, **environment)
+        program = ("-m", "featurestore.cli.main") if code is None else ("-c", code)
+        return self._start(*program, *at, *arguments, **environment)
 
-    def run_command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run_command(
+        self, *arguments: str, code: str | None = None, timeout_s: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """`start_command` and its end."""
-        with self.start_command(*arguments, **environment) as process:
-            out, errors = process.communicate(timeout=300)
+        with self.start_command(*arguments, code=code, **environment) as process:
+            out, errors = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def start_holding(self) -> subprocess.Popen[str]:

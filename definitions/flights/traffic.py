@@ -62,7 +62,6 @@ def _rolling(*, keys: str, window: timedelta, events: Sequence[str], features: M
         ),
         inputs={"flights": "data/flights.parquet"},
         timestamp_field="hour_end",
-        lookback=timedelta(days=1),
         description=f"Flights of the last {hours} hours, hour by hour.",
     )
 

@@ -47,12 +47,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _keys(args: argparse.Namespace) -> Mapping[str, object] | list[dict[str, str]]:
+def _keys(args: argparse.Namespace) -> Path | list[dict[str, str]]:
     if args.keys is not None:
-        from featurestore.offline.sources import read_table
-
-        keys = read_table(Path(args.keys))
-        return {name: keys.column(name) for name in keys.column_names}
+        return Path(args.keys)
     return [_row(text) for text in args.key]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from featurestore.cli.output import print_json
 from featurestore.cli.repository import Context
 from featurestore.errors import InputError
+from featurestore.settings import DUCKDB_CATALOGS
 
 TEMPLATES = ("minimal", "flights")
 
@@ -23,7 +24,7 @@ project = "{project}"
 
 [offline]
 kind = "duckdb"
-path = "data/offline.duckdb"
+path = "data/{offline}.duckdb"
 
 [online]
 kind = "sqlite"
@@ -105,7 +106,8 @@ def template_folder(template: str) -> Path:
 def project_name(folder: str) -> str:
     """The folder's name as the name of a project."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", folder).strip("_")[:63]
-    return name if name[:1].isalpha() else f"project_{name}".rstrip("_")[:63]
+    fit = name[:1].isalpha() and name.lower() not in DUCKDB_CATALOGS
+    return name if fit else f"project_{name}".rstrip("_")[:63]
 
 
 def _require_empty(target: Path) -> None:
@@ -122,5 +124,8 @@ def _build(made: Path, source: Path, template: str, project: str) -> None:
     else:
         shutil.copytree(source / "definitions", made / "definitions", ignore=ignored)
         (made / "README.md").write_text(_FLIGHTS_README, encoding="utf-8")
-    (made / "featurestore.toml").write_text(_SETTINGS.format(project=project), encoding="utf-8")
+    (made / "featurestore.toml").write_text(
+        _SETTINGS.format(project=project, offline="history" if project.lower() == "offline" else "offline"),
+        encoding="utf-8",
+    )
     (made / ".gitignore").write_text(_IGNORED, encoding="utf-8")

@@ -36,6 +36,8 @@ class Published:
     rows_due: int
     entities: int
     rows_written: int
+    #: Whether the projection was rewritten from nothing.
+    repaired: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,7 @@ class Publisher:
     online: OnlineStore
     batch_rows: int
     before_write: Callable[[], None]
+    before_repair: Callable[[], None]
     on_rows: Callable[[int], None]
 
     def publish(self, last: PublishState | None, now_us: int, *, repair: bool = False) -> Published:
@@ -56,6 +59,8 @@ class Publisher:
 
         InputError when `now_us` lies before the last horizon, which only a repair may go behind.
         """
+        # A repair that was cut short is begun again: what it left is no projection of any instant.
+        repair = repair or (last is not None and last.repairing)
         if last is not None and now_us < last.horizon_us and not repair:
             raise InputError(
                 f"feature view {self.view.ref} was published as of {from_us(last.horizon_us).isoformat()}, the clock "
@@ -74,6 +79,7 @@ class Publisher:
             )
             due, newest_us = self.offline.pending(query)
             if repair:
+                self.before_repair()
                 entities, written = self._rewrite(query)
             else:
                 entities, written = self._write(query) if due else (0, 0)
@@ -85,6 +91,7 @@ class Publisher:
             rows_due=due,
             entities=entities,
             rows_written=written,
+            repaired=repair,
         )
 
     def _write(self, query: LatestRows) -> tuple[int, int]:

@@ -242,8 +242,9 @@ class DuckDBOfflineStore:
 
     def _settle(self, connection: duckdb.DuckDBPyConnection, ref: str, arrived: ArrivedRows) -> None:
         if arrived.load_id is not None:
-            keys = {"load_id": arrived.load_id}
-            self._upsert(connection, names.LOADS, keys, {"view": ref, "rows_done": arrived.rows_done})
+            # One load a view: an earlier one is over, and its row with it.
+            done = {"load_id": arrived.load_id, "rows_done": arrived.rows_done}
+            self._upsert(connection, names.LOADS, {"view": ref}, done)
 
     def _upsert(
         self, connection: duckdb.DuckDBPyConnection, table: str, keys: dict[str, Any], values: dict[str, Any]

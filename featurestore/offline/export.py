@@ -9,6 +9,7 @@ Arrow keep the types.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -43,23 +44,44 @@ def write_training_set(training_set: TrainingSet, path: Path) -> Path:
         raise InputError(f"{path} has no known suffix; write to one of {', '.join(f'*{suffix}' for suffix in WRITERS)}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; make it first")
+    if manifest_path(path).is_dir() or path.is_dir():
+        raise InputError(f"{path} or its manifest is a folder; name another file")
     data, manifest = _part(path), _part(manifest_path(path))
     try:
         write(training_set.table, data)
-        _write_json({**training_set.manifest, "file": _described(data, path.name)}, manifest)
+        spine = _spine_beside(training_set.manifest["spine"], path)
+        written = {**training_set.manifest, "spine": spine, "file": _described(data, path.name)}
+        _write_json(written, manifest)
         for part in (data, manifest):
             _flush(part)
         # Both are complete; only now do they take their places, so that a failure leaves the old pair.
         data.replace(path)
         manifest.replace(manifest_path(path))
     except OSError as error:
-        raise StoreFull(f"cannot write {path}: {error.strerror or error}; nothing was changed there") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        kind = StoreFull if full else InputError
+        raise kind(f"cannot write {path}: {error.strerror or error}; nothing was changed there") from error
     except pa.ArrowException as error:
         raise InputError(f"{path} cannot hold these columns: {error}; write to another format, or drop them") from error
     finally:
         data.unlink(missing_ok=True)
         manifest.unlink(missing_ok=True)
     return path
+
+
+def file_differences(recorded: Mapping[str, Any], manifest: Path) -> list[str]:
+    """What the file beside a manifest has otherwise than recorded; none when it is gone, as it may live elsewhere."""
+    beside = manifest.with_name(recorded["file"]["name"])
+    if not beside.exists() or _described(beside, beside.name)["sha256"] == recorded["file"]["sha256"]:
+        return []
+    return [f"{beside.name}, beside the manifest, is not the file that was written"]
+
+
+def _spine_beside(spine: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The recorded spine with its path as seen from the manifest, so that both can be moved together."""
+    if spine["path"] is None:
+        return spine
+    return {**spine, "path": Path(os.path.relpath(spine["path"], path.parent)).as_posix()}
 
 
 def manifest_path(path: Path) -> Path:

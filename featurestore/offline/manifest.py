@@ -17,7 +17,7 @@ import pyarrow as pa
 
 import featurestore
 from featurestore.digest import VERSION as DIGEST_VERSION
-from featurestore.digest import content_digest
+from featurestore.digest import content_digest, type_text
 from featurestore.errors import InputError
 from featurestore.feature_view import FeatureView
 from featurestore.fingerprint import definition_fingerprint, service_signature
@@ -65,7 +65,7 @@ def make_manifest(
             "digest": content_digest(spine.table),
         },
         "features": [{"name": output.name, "view": output.view, "field": output.field.name} for output in outputs],
-        "columns": [{"name": field.name, "type": str(field.type)} for field in table.schema],
+        "columns": [{"name": field.name, "type": type_text(field.name, field.type)} for field in table.schema],
         "rows": table.num_rows,
         "digest": {"version": DIGEST_VERSION, "sha256": content_digest(table)},
         "engines": {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.clock import to_us
+from featurestore.dtypes import DType
 from featurestore.errors import InputError
 from featurestore.offline.base import OfflineStore
 from featurestore.offline.export import MANIFEST_SUFFIX
@@ -51,10 +52,16 @@ def _spine(
         instant_us = to_us(datetime.fromisoformat(described["as_of"]))
         return spine_as_of(known_entities(store, query, instant_us), instant_us)
     if described["path"] is not None:
-        return read_spine(described["path"], keys, request)
+        return _recorded_spine(path.parent / described["path"], keys, request)
     beside = path.with_name(path.name.removesuffix(MANIFEST_SUFFIX))
     if not beside.exists():
         raise InputError(f"the spine was handed over in memory and {beside} is not there to take it from; pass --spine")
     if beside.suffix == ".csv":
         raise InputError(f"the spine was handed over in memory, and {beside} does not keep its types; pass --spine")
     return read_spine(read_table(beside).select(described["columns"]), keys, request)
+
+
+def _recorded_spine(path: Path, keys: Mapping[str, DType], request: Mapping[str, DType]) -> Spine:
+    if not path.exists():
+        raise InputError(f"the recorded spine {path} is not there any more; pass --spine with the file it was")
+    return read_spine(path, keys, request)

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from featurestore.arrow_types import arrow_type
-from featurestore.dtypes import DType
+from featurestore.dtypes import DType, Timestamp
 from featurestore.errors import SourceError
+from featurestore.ingest.canonical import Reading as SourceReading
+from featurestore.ingest.canonical import convert
 from featurestore.ingest.source_batch import SourceBatch
 from featurestore.offline.interrupts import interruptible
 from featurestore.source import FileSource, Source, SqlSource
@@ -107,11 +108,26 @@ def read_table(path: Path, types: Mapping[str, DType] | None = None) -> pa.Table
             case "parquet":
                 return pq.ParquetFile(path).read()
             case "csv":
-                declared = {name: arrow_type(dtype) for name, dtype in (types or {}).items()}
-                return pa_csv.read_csv(path, parse_options=_CSV_PARSE, convert_options=_csv_convert(declared))
+                return _csv_table(path, types or {})
             case _:
                 with _arrow_reader(path) as reader:
                     return reader.read_all()
+
+
+def _csv_table(path: Path, types: Mapping[str, DType]) -> pa.Table:
+    """A CSV file; the columns in `types` are read as loads read them, SourceError naming what has no exact value."""
+    as_text = _csv_convert(dict.fromkeys(types, pa.string()))
+    table = pa_csv.read_csv(path, parse_options=_CSV_PARSE, convert_options=as_text)
+    for place, name in enumerate(table.column_names):
+        if name in types:
+            texts = table.column(name).combine_chunks()
+            converted = convert(texts, name, types[name], SourceReading(text=True))
+            if converted.faults is not None:
+                row = int(np.argmax(converted.faults))
+                zone = "; a time needs its zone, as in 2013-12-01T05:00:00Z" if types[name] == Timestamp else ""
+                raise SourceError(f"{path}, column {name!r}, row {row}: {texts[row]} is no exact {types[name]}{zone}")
+            table = table.set_column(place, name, converted.values)
+    return table
 
 
 def _expand(pattern: str, repository: Path) -> list[Path]:
@@ -132,7 +148,7 @@ def _expand(pattern: str, repository: Path) -> list[Path]:
 
 def _described(path: Path, repository: Path) -> SourceFile:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with _readable(str(path)), path.open("rb") as file:
         while chunk := file.read(DIGEST_CHUNK_BYTES):
             digest.update(chunk)
     name = str(path.relative_to(repository)) if path.is_relative_to(repository) else str(path)
@@ -222,8 +238,7 @@ def _readable(name: str) -> Iterator[None]:
 
 @contextmanager
 def _sql_connection(source: SqlSource, repository: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    config = {"threads": source.threads, "memory_limit": SQL_MEMORY_LIMIT}
-    connection = duckdb.connect(":memory:", config=config)
+    connection = duckdb.connect(":memory:", config={"threads": source.threads, "memory_limit": SQL_MEMORY_LIMIT})
     try:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # it would write to stdout
         for name, pattern in source.inputs.items():

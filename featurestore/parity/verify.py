@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from featurestore.clock import timedelta_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import EVENT
-from featurestore.errors import StoreError
+from featurestore.errors import ParityError, StoreError
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.ingest.publish import pack
@@ -36,7 +36,7 @@ DIFFERENCES = {
     "missing": "history has a row for this entity, the online store has none",
     "stale": "the online row is older than the projection",
     "different": "the online row holds other values than the projection, or cannot be read",
-    "ahead": "the online row is newer than the projection and history does not hold it",
+    "ahead": "the online row is newer than the projection, and history does not hold it or it is not visible yet",
     "extra": "the online store has a row for this entity, history has none",
 }
 
@@ -97,11 +97,16 @@ class Verifier:
     def verify(self, state: PublishState | None, now_us: int) -> ViewParity:
         """Compare every entity; streaming, with 8 bytes of memory per entity."""
         parity = ViewParity(view=self.view.ref)
+        if state is not None and state.repairing:
+            raise ParityError(
+                f"feature view {self.view.ref}: a repair was cut short, so the online store holds no projection; run "
+                f"materialize-incremental --publish-only --views {self.view.ref} to finish it"
+            )
         with self.offline.open(write=False):
             newest = self.offline.position(self.view.ref)
             parity.pending, _ = self.offline.pending(self._query(newest, now_us, state))
             if state is None:
-                self._extras(parity, np.zeros(0, dtype=np.uint64))
+                self._extras(parity, np.zeros(0, dtype=np.uint64), now_us)
                 return parity
             parity.position, parity.horizon_us = state.position, state.horizon_us
             expected: list[NDArray[np.uint64]] = []
@@ -109,7 +114,7 @@ class Verifier:
                 for batch in reader:
                     expected.append(self._compare(pa.Table.from_batches([batch]), parity, now_us))
             hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *expected])
-            self._extras(parity, hashes)
+            self._extras(parity, hashes, now_us)
         return parity
 
     def _query(self, position_to: int, horizon_us: int, since: PublishState | None) -> LatestRows:
@@ -163,7 +168,7 @@ class Verifier:
         encoder = RowEncoder(self.schema_id, self.view.schema)
         rewritten = encoder.encode(decoded.order, list(decoded.columns))
         same = pc.equal(rewritten, packed.take(present)).to_numpy(zero_copy_only=False)
-        held = self._held(keys.take(present), decoded.order, rewritten)
+        held = self._held(keys.take(present), decoded.order, rewritten, now_us)
         kinds[np.flatnonzero(readable)[same | ((sides > 0) & held)]] = ""
         kinds[self._equal(stored, packed, rows, now_us)] = ""
         return kinds
@@ -175,19 +180,18 @@ class Verifier:
         _mark_unreadable(decoder, stored, readable)
         return readable, decoder.decode(stored.filter(pa.array(readable)))
 
-    def _held(self, keys: pa.BinaryArray, order: OrderKeys, rewritten: pa.BinaryArray) -> Mask:
-        """Which online rows history holds, bit for bit, wherever their position."""
-        held = np.zeros(len(keys), dtype=bool)
-        if len(keys) == 0:
+    def _held(self, keys: pa.BinaryArray, order: OrderKeys, rewritten: pa.BinaryArray, now_us: int) -> Mask:
+        """Which online rows history holds, bit for bit, wherever their position; none that is not visible by now."""
+        held = np.maximum(order.event_us, order.created_us) <= now_us
+        if not held.any():
             return held
         found = self.offline.rows_of(self.view, pa.array(order.sequence))
         known_keys, known_rows = pack(self.view, RowEncoder(self.schema_id, self.view.schema), found)
         known = dict(zip(known_rows.to_pylist(), known_keys.to_pylist(), strict=True))
         pairs = zip(rewritten.to_pylist(), keys.to_pylist(), strict=True)
-        held[:] = [known.get(row) == key for row, key in pairs]
-        return held
+        return held & np.array([known.get(row) == key for row, key in pairs], dtype=bool)
 
-    def _extras(self, parity: ViewParity, expected: NDArray[np.uint64]) -> None:
+    def _extras(self, parity: ViewParity, expected: NDArray[np.uint64], now_us: int) -> None:
         """Online rows of entities that the projection does not have."""
         present = parity.equal - parity.evicted + parity.faults - parity.counts["missing"]
         if self.online.count(self.view.ref) <= present:
@@ -198,7 +202,8 @@ class Verifier:
             encoder = RowEncoder(self.schema_id, self.view.schema)
             rewritten = encoder.encode(decoded.order, list(decoded.columns))
             held = np.zeros(len(unknown), dtype=bool)
-            held[readable] = self._held(keys.take(unknown).filter(pa.array(readable)), decoded.order, rewritten)
+            readable_keys = keys.take(unknown).filter(pa.array(readable))
+            held[readable] = self._held(readable_keys, decoded.order, rewritten, now_us)
             parity.equal += int(np.count_nonzero(held))
             strange = keys.take(unknown).filter(pa.array(~held)).to_pylist()
             parity.add("extra", len(strange), [{"key": key.hex()} for key in strange[:EXAMPLES_MAX]])

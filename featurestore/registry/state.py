@@ -35,6 +35,15 @@ class PublishState:
     watermark_us: int | None
     acknowledged_at_us: int
 
+    @property
+    def repairing(self) -> bool:
+        """Whether a repair was begun and is not done: the online store holds no projection of any instant."""
+        return self.position == REPAIRING
+
+
+#: The position of a view whose projection is being rewritten: until the repair is done, nothing is known of it.
+REPAIRING = -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishRecord:
@@ -126,6 +135,13 @@ class StateStore:
             self.require_lease(connection, lease)
             self._put(connection, publish_states, record.view, state)
             connection.execute(insert(publish_log).values(project=self.project, **asdict(record)))
+
+    def begin_repair(self, lease: Lease) -> None:
+        """Note that the projection is about to be rewritten, so that a repair cut short is begun again."""
+        with self.database.write() as connection:
+            self.require_lease(connection, lease)
+            mine = self._mine(publish_states, lease.view)
+            connection.execute(update(publish_states).where(mine).values(position=REPAIRING))
 
     def publish_log(self, ref: str) -> list[PublishRecord]:
         """Every publish, push batch and repair of the view, in the order of their commits."""
