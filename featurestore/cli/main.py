@@ -10,12 +10,16 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from featurestore import __version__
@@ -83,21 +87,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(arguments: list[str]) -> int:
     as_json = "--json" in arguments
+    with _remembering_ctrl_c() as ctrl_c:
+        try:
+            return _run(arguments)
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            return _report_interruption(as_json)
+        except Exception as error:  # noqa: BLE001 - the last resort: a defect gets an exit code and a short message
+            # An engine that was interrupted says so in words of its own.
+            return _report_interruption(as_json) if ctrl_c.is_set() else _report_error(error, as_json)
+
+
+@contextmanager
+def _remembering_ctrl_c() -> Iterator[threading.Event]:
+    """An event that is set once Ctrl-C was pressed, beside the KeyboardInterrupt that Python raises."""
+    pressed = threading.Event()
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        signal.default_int_handler(number, frame)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, remember)
     try:
-        return _run(arguments)
-    except FeatureStoreError as error:
-        return _report(error, exit_code(error), as_json)
-    except KeyboardInterrupt:
-        message = "interrupted; what was begun is finished or resumed by the next command"
-        return _report(KeyboardInterrupt(message), INTERRUPTED, as_json)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        return _report(error, _os_error_code(error), as_json)
-    except Exception as error:  # noqa: BLE001 - the last resort: a defect gets an exit code and a short message
-        if "FEATURESTORE_DEBUG" in os.environ:
-            traceback.print_exc()
-        return _report(error, DEFECT, as_json)
+        yield pressed
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _report_interruption(as_json: bool) -> int:
+    message = "interrupted; what was begun is finished or resumed by the next command"
+    return _report(KeyboardInterrupt(message), INTERRUPTED, as_json)
+
+
+def _report_error(error: Exception, as_json: bool) -> int:
+    match error:
+        case FeatureStoreError():
+            code = exit_code(error)
+        case OSError():
+            code = _os_error_code(error)
+        case _:
+            code = DEFECT
+    if code == DEFECT and "FEATURESTORE_DEBUG" in os.environ:
+        traceback.print_exception(error)
+    return _report(error, code, as_json)
 
 
 def exit_code(error: FeatureStoreError) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -165,13 +166,13 @@ def test_killing_a_publish_of_corrections_leaves_no_older_row(loaded: SmallRepos
 def test_a_kill_by_the_system_at_any_moment_loses_nothing_and_doubles_nothing(repository: SmallRepository) -> None:
     """SIGKILL, sent whenever the job has taken the numbers of another few batches."""
     repository.apply(weather())
-    rows = some_rows(900)
+    rows = some_rows(500)
     repository.write("weather/a.parquet", rows)
     for _ in range(3):
         with repository.start_command(COMMAND) as job:
             enough = next_sequence(repository) + 7 * BATCH_ROWS
             while next_sequence(repository) < enough and job.poll() is None:
-                pass
+                wait()
             job.send_signal(signal.SIGKILL)
             job.communicate()
         assert job.returncode == -signal.SIGKILL
@@ -182,15 +183,15 @@ def test_a_kill_by_the_system_at_any_moment_loses_nothing_and_doubles_nothing(re
     repository.assert_online_is_projection()
 
 
-@pytest.mark.parametrize("batches", [1, 3, 8])
+@pytest.mark.parametrize("batches", [1, 6])
 def test_ctrl_c_ends_a_load_with_130_and_the_next_run_resumes_it(batches: int, repository: SmallRepository) -> None:
     repository.apply(weather())
-    rows = some_rows(900)
+    rows = some_rows(300)
     repository.write("weather/a.parquet", rows)
     with repository.start_command(COMMAND, "--json") as job:
         enough = next_sequence(repository) + batches * BATCH_ROWS
         while next_sequence(repository) < enough and job.poll() is None:
-            pass
+            wait()
         job.send_signal(signal.SIGINT)
         out, errors = job.communicate(timeout=60)
     assert job.returncode in INTERRUPTED, errors
@@ -209,6 +210,11 @@ def test_ctrl_c_ends_a_load_with_130_and_the_next_run_resumes_it(batches: int, r
     assert outcome.loaded.added == outcome.loaded.read == len(rows) - settled
     repository.assert_positions_contiguous()
     repository.assert_online_is_projection()
+
+
+def wait() -> None:
+    """A moment, in which the job can work."""
+    threading.Event().wait(0.01)
 
 
 def next_sequence(repository: SmallRepository) -> int:
@@ -249,7 +255,7 @@ def test_ctrl_c_stops_a_query_that_would_run_for_long(repository: SmallRepositor
     repository.apply(weather(source=source))
     with repository.start_command(COMMAND) as job:
         while repository.state.cursor("weather@1") is None and job.poll() is None:
-            pass
+            wait()
         # The cursor is noted just before the query starts; a signal that comes too early is met as well.
         with suppress(subprocess.TimeoutExpired):
             job.wait(timeout=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -161,6 +163,17 @@ def test_a_table_judges_only_full_sizes(sense: str, holds: bool) -> None:
     assert ("holds" in table(result, judged=True)) == holds
     assert ("MISSED" in table(result, judged=True)) != holds
     assert "MISSED" not in table(result, judged=False)
+
+
+def test_peak_memory_is_that_of_the_process_alone() -> None:
+    ours = bytearray(300 << 20)
+    ours[::4096] = b"x" * len(ours[::4096])
+    code = "from benchmarks import machine; print(machine.peak_rss_bytes())"
+
+    theirs = int(subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+
+    assert machine.peak_rss_bytes() > len(ours)
+    assert theirs < len(ours) / 2
 
 
 # ------------------------------------------------------------------ the command
