@@ -75,6 +75,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code (`--help` and `--version` raise SystemExit, as argparse does)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Arrow reads this when it is first imported. Its own pools reserve gigabytes of address space; the system's does
+    # not, and a load stays within a limit of 2 GiB.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         code = _guarded(arguments)
         sys.stdout.flush()

@@ -55,7 +55,7 @@ class DuckDBOfflineStore:
     ) -> None:
         self._path = path
         self._project = project
-        self._config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit}
+        self._config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit, "async_threads": 1}
         self._wait_s = wait_s
         self._lock = _file_lock(path)
         self._connection: duckdb.DuckDBPyConnection | None = None

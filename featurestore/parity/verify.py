@@ -24,7 +24,7 @@ from featurestore.field import Field
 from featurestore.ingest.publish import pack
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import key_hash
+from featurestore.online.keys import bucket_of, key_hash
 from featurestore.online.order_keys import OrderKeys
 from featurestore.online.row_decoder import DecodedRows, RowDecoder
 from featurestore.online.row_encoder import RowEncoder
@@ -130,6 +130,9 @@ class Verifier:
     def _compare(self, rows: pa.Table, parity: ViewParity, now_us: int) -> NDArray[np.uint64]:
         """Compare a batch of expected rows; returns the hashes of their keys."""
         keys, packed = pack(self.view, RowEncoder(self.schema_id, self.view.schema), rows)
+        # In the order of the store's own pages, a third of the time goes.
+        order = pa.array(np.argsort(bucket_of(keys), kind="stable"))
+        keys, packed, rows = keys.take(order), packed.take(order), rows.take(order)
         stored = self.online.read(self.view.ref, keys)
         equal = self._equal(stored, packed, rows, now_us)
         parity.evicted += int(np.count_nonzero(equal & stored.is_null().to_numpy(zero_copy_only=False)))

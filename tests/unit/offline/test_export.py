@@ -200,7 +200,7 @@ def test_the_manifest_says_what_the_set_was_made_of(store: DuckDBOfflineStore, f
     assert manifest["views"]["leg@1"]["position"] == 2
     assert (manifest["knowledge"], manifest["with_status"], manifest["full_feature_names"]) == ("event", True, False)
     assert manifest["spine"] == {
-        "path": str(folder / "spine.parquet"),
+        "path": "spine.parquet",
         "as_of": None,
         "as_of_column": "as_of",
         "rows": 4,
