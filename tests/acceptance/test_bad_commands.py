@@ -46,6 +46,7 @@ COMMANDS: dict[str, Commands] = {
         (["materialize-incremental", "--load-only", "--publish-only"], ["--publish-only: not allowed with argument"]),
         (["materialize-incremental", "--load-only", "--repair"], ["--repair publishes, --load-only does not"]),
         (["materialize-incremental", "--now", "noon"], ["--now: 'noon' is not a time"]),
+        (["materialize-incremental", "9999-12-31T23:59:59-10:00"], ["END: ", "outside the years 1 to 9999"]),
     ],
     "training sets": [
         (["get-historical-features", *BASKET, "--out", "t.csv"], ["pass --spine FILE", "or --as-of TIME"]),

@@ -197,9 +197,11 @@ def test_load_progress_comes_with_the_rows(store: DuckDBOfflineStore) -> None:
 
     append(store, view, [leg("a", 1, 1, 1)], load_id="load-1", rows_done=64)
     append(store, view, [], load_id="load-1", rows_done=128)
+    assert store.rows_done("load-1") == 128
     append(store, view, [], load_id="load-2", rows_done=1)
 
-    assert [store.rows_done(load) for load in ("load-1", "load-2", "load-3")] == [128, 1, 0]
+    # A view has one load at a time: what the next one begins, the last one has ended.
+    assert [store.rows_done(load) for load in ("load-1", "load-2", "load-3")] == [0, 1, 0]
 
 
 def test_a_batch_that_fails_leaves_no_row_no_position_no_progress(store: DuckDBOfflineStore) -> None:
