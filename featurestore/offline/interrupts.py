@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: DuckDB's words for a query that a signal has stopped; a RuntimeError, or Arrow's error where it was streaming.
-_INTERRUPTED = ("Query interrupted", "INTERRUPT Error")
+_INTERRUPTED = ("Query interrupted", "INTERRUPT Error", "KeyboardInterrupt")
 
 
 @contextmanager

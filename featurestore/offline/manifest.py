@@ -28,6 +28,21 @@ from featurestore.outputs import Output, pinned_views
 from featurestore.registry.document import service_document, service_from, view_document, view_from
 
 FORMAT = "featurestore-manifest/1"
+#: What a rebuild reads.
+PARTS = (
+    "project",
+    "made_at",
+    "service",
+    "views",
+    "knowledge",
+    "full_feature_names",
+    "with_status",
+    "spine",
+    "columns",
+    "rows",
+    "digest",
+    "file",
+)
 
 
 def make_manifest(
@@ -90,6 +105,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a manifest: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not a manifest of the form {FORMAT}")
+    missing = [part for part in PARTS if part not in manifest]
+    if missing:
+        raise InputError(f"the manifest {path} lacks {', '.join(missing)}; take the one that was written")
     return manifest
 
 

@@ -297,3 +297,11 @@ def test_what_is_no_manifest_is_named(folder: Path, text: str) -> None:
         read_manifest(file)
     with pytest.raises(InputError, match=r"there is no manifest .*none\.json"):
         read_manifest(folder / "none.json")
+
+
+def test_a_manifest_with_parts_missing_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet.manifest.json"
+    path.write_text('{"format": "featurestore-manifest/1", "project": "p"}')
+
+    with pytest.raises(InputError, match=r"lacks made_at, service, views"):
+        read_manifest(path)
