@@ -53,7 +53,7 @@ class OfflineSettings(_Section):
     path: Path = Path("data/offline.duckdb")
     threads: _Positive = Setting(default_factory=_cores)
     #: Above this, DuckDB spills to disk beside its file.
-    memory_limit: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = "1GB"
+    memory_limit: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = "512MB"
     #: Longest wait for another process that holds the file.
     wait_s: float = Setting(default=10.0, ge=0)
 

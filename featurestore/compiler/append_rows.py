@@ -6,7 +6,7 @@ from sqlglot import exp
 
 from featurestore.compiler import names
 from featurestore.compiler.dialects.base import Dialect
-from featurestore.compiler.names import CREATED, EVENT, INCOMING, ROW, column
+from featurestore.compiler.names import CREATED, EVENT, INCOMING, POSITION, ROW, column
 from featurestore.feature_view import FeatureView
 
 
@@ -14,22 +14,31 @@ def known_rows(project: str, view: FeatureView, dialect: Dialect) -> exp.Select:
     """(_row, _same) of the incoming rows whose keys and times history holds; _same: with bit-equal values too.
 
     The incoming rows stand in `_incoming` with `_row`, join keys, times and fields. History is cut to the event
-    times of the batch by parameters $1 and $2, so that row groups of other days are not read.
+    times of the batch by parameters $1 and $2, so that row groups of other days are not read, and is met on keys and
+    times alone: its fields are read only where they meet, by position.
     """
-    same = exp.and_(*(_same_value(field.name, field.dtype, dialect) for field in view.schema))
     history = names.history(project, view).as_("_history")
+    incoming = exp.to_identifier(INCOMING, quoted=True)
     equal = [column(name, INCOMING).eq(column(name, "_history")) for name in (*view.join_keys, EVENT, CREATED)]
     between = exp.Between(
         this=column(EVENT, "_history"),
         low=exp.Parameter(this=exp.Literal.number(1)),
         high=exp.Parameter(this=exp.Literal.number(2)),
     )
-    return (
-        exp.select(column(ROW, INCOMING), exp.alias_(exp.LogicalOr(this=same), "_same"))
-        .from_(exp.to_identifier(INCOMING, quoted=True))
+    met = (
+        exp.select(column(ROW, INCOMING), column(POSITION, "_history"))
+        .from_(incoming)
         .join(history, on=exp.and_(*equal))
         .where(between)
-        .group_by(column(ROW, INCOMING))
+    )
+    same = exp.and_(*(_same_value(field.name, field.dtype, dialect) for field in view.schema))
+    return (
+        exp.select(column(ROW, "_met"), exp.alias_(exp.LogicalOr(this=same), "_same"))
+        .with_("_met", as_=met, materialized=True)
+        .from_("_met")
+        .join(exp.Table(this=incoming.copy()), on=column(ROW, "_met").eq(column(ROW, INCOMING)))
+        .join(history.copy(), on=column(POSITION, "_met").eq(column(POSITION, "_history")))
+        .group_by(column(ROW, "_met"))
     )
 
 

@@ -50,7 +50,7 @@ class DuckDBOfflineStore:
         project: str,
         *,
         threads: int = 2,
-        memory_limit: str = "1GB",
+        memory_limit: str = "512MB",
         wait_s: float = 10.0,
     ) -> None:
         self._path = path

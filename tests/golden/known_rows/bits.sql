@@ -1,7 +1,19 @@
 -- case: bits
 -- why: rule 6: same keys and times are known, and the same only if every value is equal bit for bit
+WITH _met AS MATERIALIZED (
+  SELECT
+    "_incoming"."_row",
+    "_history"."_position"
+  FROM "_incoming"
+  JOIN "p"."leg__v1" AS _history
+    ON "_incoming"."carrier" = "_history"."carrier"
+    AND "_incoming"."event_timestamp" = "_history"."event_timestamp"
+    AND "_incoming"."created_timestamp" = "_history"."created_timestamp"
+  WHERE
+    "_history"."event_timestamp" BETWEEN $1 AND $2
+)
 SELECT
-  "_incoming"."_row",
+  "_met"."_row",
   BOOL_OR(
     CAST((
       (
@@ -84,12 +96,10 @@ SELECT
       ), FALSE)
     ) AS BOOLEAN)
   ) AS _same
-FROM "_incoming"
+FROM _met
+JOIN "_incoming"
+  ON "_met"."_row" = "_incoming"."_row"
 JOIN "p"."leg__v1" AS _history
-  ON "_incoming"."carrier" = "_history"."carrier"
-  AND "_incoming"."event_timestamp" = "_history"."event_timestamp"
-  AND "_incoming"."created_timestamp" = "_history"."created_timestamp"
-WHERE
-  "_history"."event_timestamp" BETWEEN $1 AND $2
+  ON "_met"."_position" = "_history"."_position"
 GROUP BY
-  "_incoming"."_row";
+  "_met"."_row";
