@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +19,16 @@ from featurestore.errors import InputError
 
 VERSION = "featurestore-content/1"
 SLICE_ROWS = 1 << 16
+#: Columns are digested side by side; SHA-256 lets go of the interpreter meanwhile.
+THREADS = 4
 
 
 def content_digest(table: pa.Table) -> str:
     """SHA-256 in hex over names, types, row count and canonical bytes of every column."""
     total = hashlib.sha256(f"{VERSION}\n{table.num_rows}\n".encode())
-    for name in table.column_names:
-        total.update(column_digest(name, table.column(name)))
+    with ThreadPoolExecutor(THREADS) as threads:
+        for digest in threads.map(column_digest, table.column_names, table.columns):
+            total.update(digest)
     return total.hexdigest()
 
 

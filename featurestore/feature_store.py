@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -309,16 +310,17 @@ class FeatureStore:
         store = self.repository.offline
         with store.open(write=False):
             table, outputs = build_table(store, query, spine)
-        manifest = make_manifest(
+        describe = partial(
+            make_manifest,
             query,
             spine,
             table,
             outputs,
-            store,
+            store.engine,
             made_at=self.repository.clock.now().isoformat(),
             as_of=None if as_of is None else as_of.isoformat(),
         )
-        return TrainingSet(table=table, outputs=outputs, query=query, spine=spine, manifest=manifest)
+        return TrainingSet(table=table, outputs=outputs, query=query, spine=spine, describe=describe)
 
     def _chosen(self, names: Sequence[str] | None) -> list[FeatureView]:
         """The views named, each once; a bare name means every version of it."""

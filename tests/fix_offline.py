@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal as Number
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,8 +250,9 @@ def training_set(
     """A training set with its manifest, as the facade makes it."""
     query, read = asking(store, service, views, spine, **more)
     table, outputs = build_table(store, query, read)
-    made = make_manifest(query, read, table, outputs, store, made_at="2013-12-01T00:00:00+00:00", as_of=None)
-    return TrainingSet(table=table, outputs=outputs, query=query, spine=read, manifest=made)
+    made_at = "2013-12-01T00:00:00+00:00"
+    describe = partial(make_manifest, query, read, table, outputs, store.engine, made_at=made_at, as_of=None)
+    return TrainingSet(table=table, outputs=outputs, query=query, spine=read, describe=describe)
 
 
 def payload(view: FeatureView, value: tuple[Any, ...]) -> bytes:

@@ -11,23 +11,23 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import (
     Pass,
     PointInTimeJoin,
-    candidates,
+    asked_entities,
+    asked_rows,
+    break_ties,
     fetch_fields,
-    latest_version,
-    match_event,
-    match_version,
-    running_maximum,
-    visible_rows,
+    leading_rows,
+    match,
+    pinned_rows,
 )
 from featurestore.feature_view import FeatureView
 
 PASSES: tuple[Pass, ...] = (
-    visible_rows,
-    running_maximum,
-    match_event,
-    candidates,
-    latest_version,
-    match_version,
+    pinned_rows,
+    asked_entities,
+    asked_rows,
+    leading_rows,
+    match,
+    break_ties,
     fetch_fields,
 )
 

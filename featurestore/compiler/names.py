@@ -15,6 +15,8 @@ SCHEMA_ID = "_schema"
 #: The spine as the join sees it: row number, the view's join keys, as_of.
 SPINE = "_spine"
 ROW = "_row"
+#: The number of an entity within one join.
+ENTITY = "_entity"
 AS_OF = "_as_of"
 VISIBLE_FROM = "_visible_from"
 

@@ -4,13 +4,14 @@ The rules (docs/semantics.md): rows of one entity are ordered by (event_timestam
 row is visible at t from `visible_from`, the greater of its two times; the value at t is the greatest visible row,
 whole. Expiry is decided afterwards, from the event time returned here (`status.py`).
 
-Each pass below adds one step to the WITH chain, in the order of PASSES in `compile.py`. The match is made on values
-that do not depend on which of several tied rows an engine happens to pick:
+Each pass below adds one step to the WITH chain, in the order of PASSES in `compile.py`. No as-of match ever has to
+choose among tied rows, since engines choose as it happens:
 
-- `running_maximum` keeps the rows whose event time is the greatest among all rows visible by then. The as-of match
-  on `visible_from` then yields the event time M that rule 4 chooses: a value, equal for all tied rows.
-- `candidates` takes the rows of each (entity, M); `latest_version` numbers those visible at the same instant by
-  (created, sequence) and keeps one, so that the second as-of match, within (entity, M), has no ties at all.
+- Rows known from their `created_timestamp`: `leading_rows` orders each entity's rows by (visible_from, order key) and
+  keeps a row if it is the running maximum and the last of its `visible_from`. One row is left per instant, and the
+  as-of match on `visible_from` has no ties.
+- Rows known from their event time need no such order. The as-of match yields the event time alone, a value that all
+  tied rows share; `break_ties` then takes the greatest row of (entity, event time), for the matched ones only.
 
 Only narrow columns travel until the last step fetches the fields by position.
 """
@@ -23,10 +24,23 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from featurestore.compiler import names
-from featurestore.compiler.names import AS_OF, CREATED, EVENT, POSITION, ROW, SEQUENCE, SPINE, VISIBLE_FROM, column
+from featurestore.compiler.names import (
+    AS_OF,
+    CREATED,
+    ENTITY,
+    EVENT,
+    POSITION,
+    ROW,
+    SEQUENCE,
+    SPINE,
+    VISIBLE_FROM,
+    column,
+)
 from featurestore.feature_view import FeatureView
 
 KNOWLEDGE = ("created", "event")
+#: Rule 1: the order of an entity's rows.
+_ORDER_KEY = (EVENT, CREATED, SEQUENCE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,90 +72,101 @@ class PointInTimeJoin:
 Pass = Callable[[exp.Select, PointInTimeJoin], exp.Select]
 
 
-def visible_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """History up to the pinned position, cut to the spine's entities, with the instant each row becomes visible."""
-    asked = exp.select(*map(column, join.keys)).distinct().from_(exp.to_identifier(SPINE, quoted=True))
+def pinned_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """History up to the pinned position, with the instant each row becomes visible."""
     visible_from: exp.Expr = column(EVENT)
     if not join.known_at_event:
         visible_from = exp.Greatest(this=column(EVENT), expressions=[column(CREATED)], ignore_nulls=True)
+    shown = [*join.keys, *_ORDER_KEY, POSITION]
     rows = (
-        exp.select(
-            *map(column, join.keys),
-            exp.alias_(visible_from, VISIBLE_FROM, quoted=True),
-            *map(column, (EVENT, CREATED, SEQUENCE, POSITION)),
-        )
+        exp.select(*_columns(shown), exp.alias_(visible_from, VISIBLE_FROM, quoted=True))
         .from_(names.history(join.project, join.view))
-        .join("_asked", join_type="semi", using=names.using(*join.keys))
         .where(exp.LTE(this=column(POSITION), expression=exp.Literal.number(join.position)))
     )
-    return tree.with_("_asked", as_=asked, copy=False).with_("_visible", as_=rows, copy=False)
+    return tree.with_("_pinned", as_=rows, materialized=False, copy=False)
 
 
-def running_maximum(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """The rows whose event time is the greatest of all rows of their entity visible by then.
+def asked_entities(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """The spine's entities, each with a number that stands for its join keys in what follows.
 
-    Rows known at their event time are all of them; the others pay one window over (entity, visible_from).
+    A number is quicker to sort and partition by than several keys, and DuckDB 2.0's ASOF join loses rows on some
+    pairs of keys (decision 1). Which number an entity gets does not matter, so it is given once (MATERIALIZED).
     """
-    shown = [*map(column, join.keys), column(VISIBLE_FROM), column(EVENT)]
-    if join.known_at_event:
-        return tree.with_("_leading", as_=exp.select(*shown).from_("_visible"))
-    # The default frame includes peers: all rows that become visible at the same instant count at once.
-    greatest = exp.Window(
-        this=exp.Max(this=column(EVENT)),
-        partition_by=list(map(column, join.keys)),
-        order=exp.Order(expressions=[exp.Ordered(this=column(VISIBLE_FROM))]),
+    keys = _columns(join.keys)
+    spine = exp.to_identifier(SPINE, quoted=True)
+    number = exp.cast(exp.Window(this=exp.RowNumber()), exp.DType.INT)
+    numbered = exp.select(*keys, exp.alias_(number, ENTITY, quoted=True))
+    entities = numbered.from_(exp.select(*keys).distinct().from_(spine).subquery("_distinct"))
+    using = names.using(*join.keys)
+    asking = exp.select(column(ROW), *keys, column(ENTITY), column(AS_OF)).from_(spine).join("_entities", using=using)
+    return tree.with_("_entities", as_=entities, materialized=True, copy=False).with_(
+        "_asking", as_=asking, materialized=False, copy=False
     )
-    ranked = exp.select(*shown, exp.alias_(greatest, "_greatest")).from_("_visible")
-    leading = exp.select(*shown).from_(ranked.subquery("_ranked")).where(column(EVENT).eq(column("_greatest")))
+
+
+def asked_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """The pinned rows of the spine's entities."""
+    shown = _columns((ENTITY, VISIBLE_FROM, *_ORDER_KEY, POSITION))
+    rows = exp.select(*shown).from_("_pinned").join("_entities", using=names.using(*join.keys))
+    return tree.with_("_visible", as_=rows, materialized=False, copy=False)
+
+
+def leading_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """Per entity and `visible_from`, the one row that is the value from then on; a value that came too late is none.
+
+    Where rows are visible from their event time each of them leads, and ties are broken after the match.
+    """
+    if join.known_at_event:
+        return tree
+    visible, event, partition = column(VISIBLE_FROM), column(EVENT), [column(ENTITY)]
+    order = exp.Order(expressions=[exp.Ordered(this=column(name)) for name in (VISIBLE_FROM, *_ORDER_KEY)])
+    so_far = exp.WindowSpec(kind="ROWS", start="UNBOUNDED", start_side="PRECEDING", end="CURRENT ROW")
+    greatest = exp.Window(this=exp.Max(this=event), partition_by=partition, order=order, spec=so_far)
+    following = exp.Window(this=exp.Lead(this=visible), partition_by=partition, order=order)
+    shown = [column(ENTITY), visible, event, column(POSITION)]
+    ordered = exp.select(*shown, exp.alias_(greatest, "_greatest"), exp.alias_(following, "_next")).from_("_visible")
+    last = exp.or_(column("_next").is_(exp.null()), exp.GT(this=column("_next"), expression=visible))
+    leading = exp.select(*shown).from_(ordered.subquery("_ordered")).where(event.eq(column("_greatest")), last)
     return tree.with_("_leading", as_=leading, copy=False)
 
 
-def match_event(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """The event time that answers each spine row: one as-of match on the instant of visibility."""
-    chosen = [column(ROW, SPINE), *(column(key, SPINE) for key in join.keys), column(AS_OF, SPINE)]
+def match(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """The as-of match: the position that answers each spine row, or the event time where ties are still to break."""
+    if join.known_at_event:
+        rows, step, found = "_visible", "_matched", [*_columns(join.keys, "_asking"), column(EVENT, "_visible")]
+    else:
+        rows, step, found = "_leading", "_answers", [column(POSITION, "_leading")]
+    same = column(ENTITY, "_asking").eq(column(ENTITY, rows))
+    as_of = exp.GTE(this=column(AS_OF, "_asking"), expression=column(VISIBLE_FROM, rows))
     matched = (
-        exp.select(*chosen, column(EVENT, "_leading"))
-        .from_(exp.to_identifier(SPINE, quoted=True))
-        .join(exp.Join(this=exp.to_table("_leading"), method="ASOF", on=_as_of(SPINE, "_leading", join.keys)))
+        exp.select(column(ROW, "_asking"), *found)
+        .from_("_asking")
+        .join(exp.Join(this=exp.to_table(rows), method="ASOF", on=exp.and_(same, as_of)))
     )
-    return tree.with_("_matched", as_=matched, materialized=True, copy=False)
+    return tree.with_(step, as_=matched, materialized=True, copy=False)
 
 
-def candidates(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """Every visible row of the entities and event times that were matched."""
-    using = names.using(*join.keys, EVENT)
-    wanted = [*join.keys, EVENT, VISIBLE_FROM, CREATED, SEQUENCE, POSITION]
-    rows = exp.select(*map(column, wanted)).from_("_visible").join("_matched", join_type="semi", using=using)
-    return tree.with_("_candidates", as_=rows, copy=False)
-
-
-def latest_version(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """Of the candidates that become visible at the same instant, the greatest by (created, sequence)."""
+def break_ties(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """Of the rows with a matched event time, the greatest; its position answers every spine row that matched it."""
+    if not join.known_at_event:
+        return tree
+    event = [*join.keys, EVENT]
     place = exp.Window(
         this=exp.RowNumber(),
-        partition_by=[column(name) for name in (*join.keys, EVENT, VISIBLE_FROM)],
-        order=exp.Order(expressions=[exp.Ordered(this=column(name), desc=True) for name in (CREATED, SEQUENCE)]),
+        partition_by=_columns(event),
+        order=exp.Order(expressions=[exp.Ordered(this=column(name), desc=True) for name in _ORDER_KEY[1:]]),
     )
-    wanted = [column(name) for name in (*join.keys, EVENT, VISIBLE_FROM, POSITION)]
-    numbered = exp.select(*wanted, exp.alias_(place, "_place")).from_("_candidates")
-    latest = exp.select(*wanted).from_(numbered.subquery("_numbered")).where(column("_place").eq(1))
-    return tree.with_("_versions", as_=latest, copy=False)
-
-
-def match_version(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """The one row that answers each spine row: an as-of match without ties, within entity and event time."""
-    matched = (
-        exp.select(column(ROW, "_matched"), column(POSITION, "_versions"))
+    matched = exp.select(*_columns(event), column(POSITION), exp.alias_(place, "_place")).from_("_pinned")
+    ranked = matched.join("_matched", join_type="semi", using=names.using(*event)).subquery("_ranked")
+    greatest = exp.select(*_columns(event), column(POSITION)).from_(ranked).where(column("_place").eq(1))
+    answers = (
+        exp.select(column(ROW, "_matched"), column(POSITION, "_greatest"))
         .from_("_matched")
-        .join(
-            exp.Join(
-                this=exp.to_table("_versions"),
-                method="ASOF",
-                on=_as_of("_matched", "_versions", (*join.keys, EVENT)),
-            )
-        )
+        .join("_greatest", using=names.using(*event))
     )
-    return tree.with_("_answers", as_=matched, materialized=True, copy=False)
+    return tree.with_("_greatest", as_=greatest, copy=False).with_(
+        "_answers", as_=answers, materialized=True, copy=False
+    )
 
 
 def fetch_fields(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -155,7 +180,5 @@ def fetch_fields(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     )
 
 
-def _as_of(left: str, right: str, equal: Sequence[str]) -> exp.Expr:
-    """Equal on the named columns, and the right side visible by the left side's as_of."""
-    same = [column(name, left).eq(column(name, right)) for name in equal]
-    return exp.and_(*same, exp.GTE(this=column(AS_OF, left), expression=column(VISIBLE_FROM, right)))
+def _columns(wanted: Sequence[str], table: str | None = None) -> list[exp.Column]:
+    return [column(name, table) for name in wanted]

@@ -21,7 +21,6 @@ from featurestore.digest import content_digest, type_text
 from featurestore.errors import InputError
 from featurestore.feature_view import FeatureView
 from featurestore.fingerprint import definition_fingerprint, service_signature
-from featurestore.offline.base import OfflineStore
 from featurestore.offline.spine import Spine
 from featurestore.offline.training_set import TrainingSetQuery
 from featurestore.outputs import Output, pinned_views
@@ -50,7 +49,7 @@ def make_manifest(
     spine: Spine,
     table: pa.Table,
     outputs: tuple[Output, ...],
-    store: OfflineStore,
+    engine: str,
     *,
     made_at: str,
     as_of: str | None,
@@ -85,7 +84,7 @@ def make_manifest(
         "digest": {"version": DIGEST_VERSION, "sha256": content_digest(table)},
         "engines": {
             "featurestore": featurestore.__version__,
-            "offline": store.engine,
+            "offline": engine,
             "pyarrow": pa.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -31,7 +31,7 @@ def rebuild(store: OfflineStore, recorded: Mapping[str, Any], path: Path, spine:
         asked = _spine(store, query, recorded, path, spine)
         table, outputs = build_table(store, query, asked)
     rebuilt = make_manifest(
-        query, asked, table, outputs, store, made_at=recorded["made_at"], as_of=recorded["spine"]["as_of"]
+        query, asked, table, outputs, store.engine, made_at=recorded["made_at"], as_of=recorded["spine"]["as_of"]
     )
     if spine is None and recorded["spine"]["path"] is None and recorded["spine"]["as_of"] is None:
         # The spine was taken from the set itself, where request fields stand in their declared types: only the

@@ -6,7 +6,8 @@ One point-in-time join per view, laid beside the spine by row number; the spine 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from featurestore.clock import timedelta_us
 from featurestore.compiler.names import EVENT, ROW
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
-from featurestore.digest import content_digest
 from featurestore.errors import InputError
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+#: Columns are put in order side by side; pyarrow lets go of the interpreter meanwhile.
+GATHER_THREADS = 4
 STATUS_NAMES = pa.array([status.name for status in Status])
 
 
@@ -60,12 +62,17 @@ class TrainingSet:
     outputs: Sequence[Output]
     query: TrainingSetQuery
     spine: Spine
-    manifest: Mapping[str, Any]
+    describe: Callable[[], Mapping[str, Any]]
 
     @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """How it came about, with digests of its content; made when first asked for, since digests read all of it."""
+        return self.describe()
+
+    @property
     def digest(self) -> str:
         """The content digest over all columns."""
-        return content_digest(self.table)
+        return str(self.manifest["digest"]["sha256"])
 
     def to_arrow(self) -> pa.Table:
         """The table."""
@@ -142,7 +149,9 @@ def _answer(store: OfflineStore, query: TrainingSetQuery, view: FeatureView, spi
     statuses = row_statuses(found, event_us, spine.as_of_us, all_null, ttl_us=ttl_us)
     # A gather by index: rows not found or expired become null.
     gather = pa.array(place, mask=~found | (statuses == Status.EXPIRED))
-    columns = {name: answers.column(name).combine_chunks().take(gather) for name in wanted}
+    with ThreadPoolExecutor(GATHER_THREADS) as threads:
+        taken = threads.map(lambda name: answers.column(name).combine_chunks().take(gather), wanted)
+        columns = dict(zip(wanted, taken, strict=True))
     return ViewAnswer(columns=columns, statuses=statuses, event_us=event_us)
 
 

@@ -1,97 +1,85 @@
 -- case: composite_key
 -- why: keys are compared column by column, so texts that would glue together alike stay apart
-WITH _asked AS (
-  SELECT DISTINCT
-    "origin",
-    "dest"
-  FROM "_spine"
-), _visible AS (
+WITH _pinned AS NOT MATERIALIZED (
   SELECT
     "origin",
     "dest",
-    GREATEST("event_timestamp", "created_timestamp") AS "_visible_from",
     "event_timestamp",
     "created_timestamp",
     "_sequence",
-    "_position"
+    "_position",
+    GREATEST("event_timestamp", "created_timestamp") AS "_visible_from"
   FROM "p"."leg__v1"
-  SEMI JOIN _asked
-    USING ("origin", "dest")
   WHERE
     "_position" <= 99
-), _leading AS (
+), _entities AS MATERIALIZED (
   SELECT
     "origin",
     "dest",
-    "_visible_from",
-    "event_timestamp"
+    CAST(ROW_NUMBER() OVER () AS INT) AS "_entity"
   FROM (
-    SELECT
+    SELECT DISTINCT
       "origin",
-      "dest",
-      "_visible_from",
-      "event_timestamp",
-      MAX("event_timestamp") OVER (PARTITION BY "origin", "dest" ORDER BY "_visible_from") AS _greatest
-    FROM _visible
-  ) AS _ranked
-  WHERE
-    "event_timestamp" = "_greatest"
-), _matched AS MATERIALIZED (
+      "dest"
+    FROM "_spine"
+  ) AS _distinct
+), _asking AS NOT MATERIALIZED (
   SELECT
-    "_spine"."_row",
-    "_spine"."origin",
-    "_spine"."dest",
-    "_spine"."_as_of",
-    "_leading"."event_timestamp"
-  FROM "_spine"
-  ASOF JOIN _leading
-    ON "_spine"."origin" = "_leading"."origin"
-    AND "_spine"."dest" = "_leading"."dest"
-    AND "_spine"."_as_of" >= "_leading"."_visible_from"
-), _candidates AS (
-  SELECT
+    "_row",
     "origin",
     "dest",
-    "event_timestamp",
+    "_entity",
+    "_as_of"
+  FROM "_spine"
+  JOIN _entities
+    USING ("origin", "dest")
+), _visible AS NOT MATERIALIZED (
+  SELECT
+    "_entity",
     "_visible_from",
+    "event_timestamp",
     "created_timestamp",
     "_sequence",
     "_position"
-  FROM _visible
-  SEMI JOIN _matched
-    USING ("origin", "dest", "event_timestamp")
-), _versions AS (
+  FROM _pinned
+  JOIN _entities
+    USING ("origin", "dest")
+), _leading AS (
   SELECT
-    "origin",
-    "dest",
-    "event_timestamp",
+    "_entity",
     "_visible_from",
+    "event_timestamp",
     "_position"
   FROM (
     SELECT
-      "origin",
-      "dest",
-      "event_timestamp",
+      "_entity",
       "_visible_from",
+      "event_timestamp",
       "_position",
-      ROW_NUMBER() OVER (
-        PARTITION BY "origin", "dest", "event_timestamp", "_visible_from"
-        ORDER BY "created_timestamp" DESC, "_sequence" DESC
-      ) AS _place
-    FROM _candidates
-  ) AS _numbered
+      MAX("event_timestamp") OVER (
+        PARTITION BY "_entity"
+        ORDER BY "_visible_from", "event_timestamp", "created_timestamp", "_sequence"
+        ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+      ) AS _greatest,
+      LEAD("_visible_from") OVER (
+        PARTITION BY "_entity"
+        ORDER BY "_visible_from", "event_timestamp", "created_timestamp", "_sequence"
+      ) AS _next
+    FROM _visible
+  ) AS _ordered
   WHERE
-    "_place" = 1
+    "event_timestamp" = "_greatest"
+    AND (
+      "_next" IS NULL OR "_next" > "_visible_from"
+    )
 ), _answers AS MATERIALIZED (
   SELECT
-    "_matched"."_row",
-    "_versions"."_position"
-  FROM _matched
-  ASOF JOIN _versions
-    ON "_matched"."origin" = "_versions"."origin"
-    AND "_matched"."dest" = "_versions"."dest"
-    AND "_matched"."event_timestamp" = "_versions"."event_timestamp"
-    AND "_matched"."_as_of" >= "_versions"."_visible_from"
+    "_asking"."_row",
+    "_leading"."_position"
+  FROM _asking
+  ASOF JOIN _leading
+    ON "_asking"."_entity" = "_leading"."_entity"
+    AND "_asking"."_as_of" >= "_leading"."_visible_from"
 )
 SELECT
   "_answers"."_row",

@@ -1,87 +1,81 @@
 -- case: created
 -- why: rules 1-4: visible from the later of both times; the greatest (event, created, sequence) answers
-WITH _asked AS (
-  SELECT DISTINCT
-    "carrier"
-  FROM "_spine"
-), _visible AS (
+WITH _pinned AS NOT MATERIALIZED (
   SELECT
     "carrier",
-    GREATEST("event_timestamp", "created_timestamp") AS "_visible_from",
     "event_timestamp",
     "created_timestamp",
     "_sequence",
-    "_position"
+    "_position",
+    GREATEST("event_timestamp", "created_timestamp") AS "_visible_from"
   FROM "p"."leg__v1"
-  SEMI JOIN _asked
-    USING ("carrier")
   WHERE
     "_position" <= 99
-), _leading AS (
+), _entities AS MATERIALIZED (
   SELECT
     "carrier",
-    "_visible_from",
-    "event_timestamp"
+    CAST(ROW_NUMBER() OVER () AS INT) AS "_entity"
   FROM (
-    SELECT
-      "carrier",
-      "_visible_from",
-      "event_timestamp",
-      MAX("event_timestamp") OVER (PARTITION BY "carrier" ORDER BY "_visible_from") AS _greatest
-    FROM _visible
-  ) AS _ranked
-  WHERE
-    "event_timestamp" = "_greatest"
-), _matched AS MATERIALIZED (
+    SELECT DISTINCT
+      "carrier"
+    FROM "_spine"
+  ) AS _distinct
+), _asking AS NOT MATERIALIZED (
   SELECT
-    "_spine"."_row",
-    "_spine"."carrier",
-    "_spine"."_as_of",
-    "_leading"."event_timestamp"
-  FROM "_spine"
-  ASOF JOIN _leading
-    ON "_spine"."carrier" = "_leading"."carrier"
-    AND "_spine"."_as_of" >= "_leading"."_visible_from"
-), _candidates AS (
-  SELECT
+    "_row",
     "carrier",
-    "event_timestamp",
+    "_entity",
+    "_as_of"
+  FROM "_spine"
+  JOIN _entities
+    USING ("carrier")
+), _visible AS NOT MATERIALIZED (
+  SELECT
+    "_entity",
     "_visible_from",
+    "event_timestamp",
     "created_timestamp",
     "_sequence",
     "_position"
-  FROM _visible
-  SEMI JOIN _matched
-    USING ("carrier", "event_timestamp")
-), _versions AS (
+  FROM _pinned
+  JOIN _entities
+    USING ("carrier")
+), _leading AS (
   SELECT
-    "carrier",
-    "event_timestamp",
+    "_entity",
     "_visible_from",
+    "event_timestamp",
     "_position"
   FROM (
     SELECT
-      "carrier",
-      "event_timestamp",
+      "_entity",
       "_visible_from",
+      "event_timestamp",
       "_position",
-      ROW_NUMBER() OVER (
-        PARTITION BY "carrier", "event_timestamp", "_visible_from"
-        ORDER BY "created_timestamp" DESC, "_sequence" DESC
-      ) AS _place
-    FROM _candidates
-  ) AS _numbered
+      MAX("event_timestamp") OVER (
+        PARTITION BY "_entity"
+        ORDER BY "_visible_from", "event_timestamp", "created_timestamp", "_sequence"
+        ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+      ) AS _greatest,
+      LEAD("_visible_from") OVER (
+        PARTITION BY "_entity"
+        ORDER BY "_visible_from", "event_timestamp", "created_timestamp", "_sequence"
+      ) AS _next
+    FROM _visible
+  ) AS _ordered
   WHERE
-    "_place" = 1
+    "event_timestamp" = "_greatest"
+    AND (
+      "_next" IS NULL OR "_next" > "_visible_from"
+    )
 ), _answers AS MATERIALIZED (
   SELECT
-    "_matched"."_row",
-    "_versions"."_position"
-  FROM _matched
-  ASOF JOIN _versions
-    ON "_matched"."carrier" = "_versions"."carrier"
-    AND "_matched"."event_timestamp" = "_versions"."event_timestamp"
-    AND "_matched"."_as_of" >= "_versions"."_visible_from"
+    "_asking"."_row",
+    "_leading"."_position"
+  FROM _asking
+  ASOF JOIN _leading
+    ON "_asking"."_entity" = "_leading"."_entity"
+    AND "_asking"."_as_of" >= "_leading"."_visible_from"
 )
 SELECT
   "_answers"."_row",

@@ -1,78 +1,81 @@
 -- case: knowledge_event
 -- why: an honest backfill: created_timestamp hides nothing but still orders rows of one event time
-WITH _asked AS (
-  SELECT DISTINCT
-    "carrier"
-  FROM "_spine"
-), _visible AS (
+WITH _pinned AS NOT MATERIALIZED (
   SELECT
     "carrier",
-    "event_timestamp" AS "_visible_from",
     "event_timestamp",
     "created_timestamp",
     "_sequence",
-    "_position"
+    "_position",
+    "event_timestamp" AS "_visible_from"
   FROM "p"."leg__v1"
-  SEMI JOIN _asked
-    USING ("carrier")
   WHERE
     "_position" <= 99
-), _leading AS (
+), _entities AS MATERIALIZED (
   SELECT
     "carrier",
-    "_visible_from",
-    "event_timestamp"
-  FROM _visible
-), _matched AS MATERIALIZED (
+    CAST(ROW_NUMBER() OVER () AS INT) AS "_entity"
+  FROM (
+    SELECT DISTINCT
+      "carrier"
+    FROM "_spine"
+  ) AS _distinct
+), _asking AS NOT MATERIALIZED (
   SELECT
-    "_spine"."_row",
-    "_spine"."carrier",
-    "_spine"."_as_of",
-    "_leading"."event_timestamp"
+    "_row",
+    "carrier",
+    "_entity",
+    "_as_of"
   FROM "_spine"
-  ASOF JOIN _leading
-    ON "_spine"."carrier" = "_leading"."carrier"
-    AND "_spine"."_as_of" >= "_leading"."_visible_from"
-), _candidates AS (
+  JOIN _entities
+    USING ("carrier")
+), _visible AS NOT MATERIALIZED (
   SELECT
-    "carrier",
-    "event_timestamp",
+    "_entity",
     "_visible_from",
+    "event_timestamp",
     "created_timestamp",
     "_sequence",
     "_position"
-  FROM _visible
-  SEMI JOIN _matched
-    USING ("carrier", "event_timestamp")
-), _versions AS (
+  FROM _pinned
+  JOIN _entities
+    USING ("carrier")
+), _matched AS MATERIALIZED (
+  SELECT
+    "_asking"."_row",
+    "_asking"."carrier",
+    "_visible"."event_timestamp"
+  FROM _asking
+  ASOF JOIN _visible
+    ON "_asking"."_entity" = "_visible"."_entity"
+    AND "_asking"."_as_of" >= "_visible"."_visible_from"
+), _greatest AS (
   SELECT
     "carrier",
     "event_timestamp",
-    "_visible_from",
     "_position"
   FROM (
     SELECT
       "carrier",
       "event_timestamp",
-      "_visible_from",
       "_position",
       ROW_NUMBER() OVER (
-        PARTITION BY "carrier", "event_timestamp", "_visible_from"
+        PARTITION BY "carrier", "event_timestamp"
         ORDER BY "created_timestamp" DESC, "_sequence" DESC
       ) AS _place
-    FROM _candidates
-  ) AS _numbered
+    FROM _pinned
+    SEMI JOIN _matched
+      USING ("carrier", "event_timestamp")
+  ) AS _ranked
   WHERE
     "_place" = 1
 ), _answers AS MATERIALIZED (
   SELECT
     "_matched"."_row",
-    "_versions"."_position"
+    "_greatest"."_position"
   FROM _matched
-  ASOF JOIN _versions
-    ON "_matched"."carrier" = "_versions"."carrier"
-    AND "_matched"."event_timestamp" = "_versions"."event_timestamp"
-    AND "_matched"."_as_of" >= "_versions"."_visible_from"
+  JOIN _greatest
+    USING ("carrier", "event_timestamp")
 )
 SELECT
   "_answers"."_row",
