@@ -111,6 +111,10 @@ class StoreBusy(StoreError):
     retryable = True
 
 
+class LeaseLost(StoreBusy):
+    """Another job took the view over; this one writes no more."""
+
+
 class StoreFull(StoreError):
     """The store has no space left."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from featurestore.errors import StoreBusy
+from featurestore.errors import LeaseLost, StoreBusy
 from featurestore.registry.holder import holder_name
 from featurestore.registry.state import Lease, StateStore
+
+log = logging.getLogger(__name__)
 
 #: A lease is renewed this many times within its life, so that one slow renewal does not lose it.
 RENEWALS_PER_LIFE = 3
@@ -22,7 +25,7 @@ class HeldLease:
         self.lease = lease
 
     def check(self) -> None:
-        """StoreBusy, naming who took it, when the lease is no longer ours."""
+        """LeaseLost, naming who took it, when the lease is no longer ours."""
         self._state.check_lease(self.lease)
 
 
@@ -45,5 +48,8 @@ def _renew(state: StateStore, held: HeldLease, life_s: float, done: threading.Ev
     while not done.wait(life_s / RENEWALS_PER_LIFE):
         try:
             held.lease = state.renew_lease(held.lease, life_s)
-        except StoreBusy:
-            return  # Lost: the job's next `check` says so where it can be acted on.
+        except LeaseLost:
+            return  # The job's next `check` says so where it can be acted on.
+        except StoreBusy as error:
+            # A lease that runs out is still ours until somebody takes it; the next renewal may come through.
+            log.warning("%s: the lease was not renewed: %s", held.lease.view, error)

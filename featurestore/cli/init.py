@@ -81,7 +81,10 @@ def make_repository(target: Path, template: str) -> list[str]:
     """Make a repository in a new or empty folder and return its files; InputError when the folder holds anything."""
     source = template_folder(template)
     _require_empty(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make a folder in {target.parent}: {error.strerror}; name another place") from error
     # Built beside its place and moved there whole, so that a full disk leaves nothing half done.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         made = Path(scratch) / target.name

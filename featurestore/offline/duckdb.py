@@ -276,7 +276,7 @@ class DuckDBOfflineStore:
     def _require(self, connection: duckdb.DuckDBPyConnection, ref: str) -> None:
         if not self._has_table(connection, names.history_name(ref)):
             known = connection.execute(_TABLES, [self._project]).fetchall()
-            raise NotFoundError("history", ref, [row[0].replace("__v", "@") for row in known])
+            raise NotFoundError("history", ref, ["@".join(row[0].rsplit("__v", 1)) for row in known])
 
     @contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection | None]:

@@ -101,9 +101,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"there is no manifest {path}; it lies beside its training set as NAME.manifest.json"
         ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a manifest: {error}") from error
+        raise InputError(f"{path} is not a manifest: {error}; name the NAME.manifest.json of a training set") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; name the NAME.manifest.json of a training set"
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{path} is not a manifest of the form {FORMAT}")
+        raise InputError(
+            f"{path} is not a manifest of the form {FORMAT}; name the NAME.manifest.json of a training set"
+        )
     missing = [part for part in PARTS if part not in manifest]
     if missing:
         raise InputError(f"the manifest {path} lacks {', '.join(missing)}; take the one that was written")

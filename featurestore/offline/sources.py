@@ -81,24 +81,6 @@ def read_sql(source: SqlSource, repository: Path, batch_rows: int) -> Iterator[S
             yield SourceBatch(rows=rows, source=f"SQL over {', '.join(source.inputs)}", row_numbers=numbers)
 
 
-def source_columns(source: Source, repository: Path) -> list[str]:
-    """The names of the source's columns, without reading its rows."""
-    if isinstance(source, SqlSource):
-        with _sql_errors(source), _sql_connection(source, repository) as connection:
-            return list(connection.sql(source.query).columns)
-    file = _expand(source.path, repository)[0]
-    match _format(file):
-        case "parquet":
-            with _readable(file.name):
-                return list(pq.read_schema(file).names)
-        case "csv":
-            with _readable(file.name):
-                return _csv_header(file)
-        case _:
-            with _readable(file.name), _arrow_reader(file) as reader:
-                return list(reader.schema.names)
-
-
 def read_table(path: Path, types: Mapping[str, DType] | None = None) -> pa.Table:
     """A whole file as a table (a spine, a file of keys); of CSV, columns not in `types` get what Arrow infers."""
     if not path.exists():

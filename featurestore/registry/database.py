@@ -60,6 +60,8 @@ def open_database(path: Path, wait_s: float = WAIT_S) -> Database:
     _listen(engine)
     database = Database(path, engine, wait_s)
     try:
+        with database.read() as connection:
+            _revision(connection, path)  # another program's file is refused before anything of it changes
         _use_wal(database)
         _migrate(database)
     except BaseException:

@@ -241,7 +241,10 @@ def _words(error: BaseException) -> tuple[str, str]:
 
 def _below(problem: Problem, repo: Path) -> Problem:
     path = Path(problem.path)
-    return replace(problem, path=path.relative_to(repo).as_posix()) if path.is_relative_to(repo) else problem
+    if path.is_relative_to(repo):
+        problem = replace(problem, path=path.relative_to(repo).as_posix())
+    # A problem between two files names the other one too.
+    return replace(problem, what=problem.what.replace(f"{repo.as_posix()}/", ""))
 
 
 def _in_order(problems: Sequence[Problem]) -> list[Problem]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from featurestore.clock import SystemClock, from_us, to_us
-from featurestore.errors import NotFoundError, StoreBusy
+from featurestore.errors import LeaseLost, NotFoundError, StoreBusy
 from featurestore.registry.database import Database
 from featurestore.registry.document import canonical_json
 from featurestore.registry.holder import is_gone
@@ -124,7 +124,7 @@ class StateStore:
         )
 
     def commit_publish(self, record: PublishRecord, lease: Lease) -> None:
-        """New publish state and its log row in one transaction; StoreBusy when the lease is lost."""
+        """New publish state and its log row in one transaction; LeaseLost when it is no longer the writer's."""
         state = {
             "position": record.position_to,
             "horizon_us": record.horizon_to_us,
@@ -169,7 +169,7 @@ class StateStore:
         return Lease(view=ref, holder=holder, fence=fence, expires_at_us=now_us + int(ttl_s * 1_000_000))
 
     def renew_lease(self, lease: Lease, ttl_s: float) -> Lease:
-        """Keep the lease for another `ttl_s` from now; StoreBusy when somebody else has taken it."""
+        """Keep the lease for another `ttl_s` from now; LeaseLost when somebody else has taken it."""
         expires_at_us = to_us(SystemClock().now()) + int(ttl_s * 1_000_000)
         with self.database.write() as connection:
             self.require_lease(connection, lease)
@@ -184,7 +184,7 @@ class StateStore:
             connection.execute(update(leases).where(mine).values(expires_at_us=0))
 
     def check_lease(self, lease: Lease) -> None:
-        """StoreBusy when the lease was taken by somebody else; one that ran out and was not taken still holds."""
+        """LeaseLost when the lease was taken by somebody else; one that ran out and was not taken still holds."""
         with self.database.read() as connection:
             self.require_lease(connection, lease)
 
@@ -193,9 +193,9 @@ class StateStore:
         held = connection.execute(select(leases).where(self._mine(leases, lease.view))).one_or_none()
         if held is None or (held.holder, held.fence) != (lease.holder, lease.fence):
             message = f"{lease.view}: the lease was released" if held is None else _held(lease.view, held)
-            raise StoreBusy(f"{message}; this job lost it and writes no more, run it again to resume")
+            raise LeaseLost(f"{message}; this job lost it and writes no more, run it again to resume")
         if held.expires_at_us == 0:
-            raise StoreBusy(f"{lease.view}: the lease was released; run the job again to resume")
+            raise LeaseLost(f"{lease.view}: the lease was released; run the job again to resume")
 
     # -------------------------------------------------------------- runs
 
@@ -253,7 +253,7 @@ class StateStore:
         return None if text is None else dict(json.loads(text))
 
     def set_cursor(self, ref: str, cursor: Mapping[str, Any], lease: Lease) -> None:
-        """Note how far a source was read; StoreBusy when the lease is lost."""
+        """Note how far a source was read; LeaseLost when the view has another writer."""
         with self.database.write() as connection:
             self.require_lease(connection, lease)
             self._put(connection, cursors, ref, {"cursor": _text(dict(cursor))})

@@ -58,13 +58,13 @@ DEFINITIONS: dict[str, tuple[str, str, str, list[str]]] = {
         MORE,
         "",
         "from dataclasses import replace\nfrom definitions.views import stock\nagain = replace(stock)\n",
-        [f"{MORE}:3: feature view 'stock@1' is declared twice (first at ", "definitions/views.py:17)"],
+        [f"{MORE}:3: feature view 'stock@1' is declared twice (first at definitions/views.py:17)"],
     ),
     "an entity declared twice": (
         MORE,
         "",
         'from featurestore import *\n\ncustomer = Entity(name="customer", join_keys={"id": Int64})\n',
-        [f"{MORE}:3: entity 'customer' is declared twice (first at ", "definitions/entities.py:3)"],
+        [f"{MORE}:3: entity 'customer' is declared twice (first at definitions/entities.py:3)"],
     ),
     "a field declared twice": (
         VIEWS,

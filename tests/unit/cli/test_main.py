@@ -143,6 +143,7 @@ def test_every_error_has_an_exit_code_of_its_own_class_or_a_parent() -> None:
         "StoreError": 3,
         "StoreUnreachable": 3,
         "StoreBusy": 4,
+        "LeaseLost": 4,
         "StoreFull": 3,
         "ServingError": 3,
     }

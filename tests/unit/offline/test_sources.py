@@ -15,7 +15,7 @@ from featurestore import FileSource, SqlSource
 from featurestore.digest import content_digest
 from featurestore.errors import SourceError
 from featurestore.ingest.source_batch import SourceBatch
-from featurestore.offline.sources import read_files, read_sql, source_columns, source_files
+from featurestore.offline.sources import read_files, read_sql, source_files
 
 
 def write(path: Path, rows: pa.Table, *, chunk: int | None = None) -> Path:
@@ -134,15 +134,6 @@ def test_csv_text_that_is_no_utf8_is_left_to_the_gate(tmp_path: Path) -> None:
 def test_a_csv_of_a_header_has_no_rows(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,b\n")
     assert sum(batch.rows.num_rows for batch in read(tmp_path, file_source("a.csv"))) == 0
-    assert source_columns(file_source("a.csv"), tmp_path) == ["a", "b"]
-
-
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "arrow", "feather"])
-def test_columns_are_known_without_the_rows(suffix: str, tmp_path: Path) -> None:
-    write(tmp_path / f"a.{suffix}", pa.table({"a": [1], "b": [2]}))
-    assert source_columns(file_source(f"a.{suffix}"), tmp_path) == ["a", "b"]
-    query = sql_source("SELECT b AS c, a FROM x", {"x": f"a.{suffix}"})
-    assert source_columns(query, tmp_path) == ["c", "a"]
 
 
 # ------------------------------------------------------------------ files that cannot be read
