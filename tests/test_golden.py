@@ -275,6 +275,18 @@ def _joins() -> list[Golden]:
         ),
         Golden(
             step="point_in_time_join",
+            case="few_rows_ask",
+            why="of a long history the rows of the few entities asked for are kept, and read twice",
+            sql=join(AT_EVENT, position=10_000, asking=4),
+            run=on_history(
+                AT_EVENT,
+                [row("a", 10, 10, 2, 1, 1), row("a", 10, 10, 1, 2, 2), row("a", 20, 20, 3, 3, 3)],
+                spine=[(0, ("a",), 10), (1, ("a",), 19), (2, ("a",), 20), (3, ("z",), 20)],
+            ),
+            gives=[(0, 10, 1), (1, 10, 1), (2, 20, 3)],
+        ),
+        Golden(
+            step="point_in_time_join",
             case="pinned_position",
             why="rows committed after the pinned position do not exist",
             sql=join(KNOWN, position=3),

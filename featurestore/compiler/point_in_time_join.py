@@ -39,6 +39,8 @@ from featurestore.compiler.names import (
 from featurestore.feature_view import FeatureView
 
 KNOWLEDGE = ("created", "event")
+#: History has at least so many rows for each one that asks (decision 1).
+FEW = 100
 #: Rule 1: the order of an entity's rows.
 _ORDER_KEY = (EVENT, CREATED, SEQUENCE)
 
@@ -49,7 +51,7 @@ class PointInTimeJoin:
 
     `position` pins history: rows committed later do not exist. `knowledge` is "created" (a row is known from its
     created_timestamp) or "event" (from its event_timestamp). The spine stands in the relation `_spine` with the
-    columns `_row`, the view's join keys (never null) and `_as_of`.
+    columns `_row`, the view's join keys (never null) and `_as_of`; `asking` is how many rows it has, where known.
     """
 
     project: str
@@ -57,6 +59,7 @@ class PointInTimeJoin:
     fields: Sequence[str]
     position: int
     knowledge: str = "created"
+    asking: int | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -67,6 +70,11 @@ class PointInTimeJoin:
     def known_at_event(self) -> bool:
         """Whether a row is visible from its event time, so that `visible_from` orders rows as the event time does."""
         return self.knowledge == "event" or not self.view.has_created
+
+    @property
+    def few(self) -> bool:
+        """Whether so few rows ask that the rows of their entities are worth keeping; else reading twice is cheaper."""
+        return self.asking is not None and self.asking * FEW <= self.position
 
 
 Pass = Callable[[exp.Select, PointInTimeJoin], exp.Select]
@@ -108,7 +116,7 @@ def asked_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """The pinned rows of the spine's entities."""
     shown = _columns((ENTITY, VISIBLE_FROM, *_ORDER_KEY, POSITION))
     rows = exp.select(*shown).from_("_pinned").join("_entities", using=names.using(*join.keys))
-    return tree.with_("_visible", as_=rows, materialized=False, copy=False)
+    return tree.with_("_visible", as_=rows, materialized=join.few, copy=False)
 
 
 def leading_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -133,7 +141,8 @@ def leading_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
 def match(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """The as-of match: the position that answers each spine row, or the event time where ties are still to break."""
     if join.known_at_event:
-        rows, step, found = "_visible", "_matched", [*_columns(join.keys, "_asking"), column(EVENT, "_visible")]
+        entity = [ENTITY] if join.few else join.keys
+        rows, step, found = "_visible", "_matched", [*_columns(entity, "_asking"), column(EVENT, "_visible")]
     else:
         rows, step, found = "_leading", "_answers", [column(POSITION, "_leading")]
     same = column(ENTITY, "_asking").eq(column(ENTITY, rows))
@@ -150,13 +159,13 @@ def break_ties(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """Of the rows with a matched event time, the greatest; its position answers every spine row that matched it."""
     if not join.known_at_event:
         return tree
-    event = [*join.keys, EVENT]
+    history, event = ("_visible", [ENTITY, EVENT]) if join.few else ("_pinned", [*join.keys, EVENT])
     place = exp.Window(
         this=exp.RowNumber(),
         partition_by=_columns(event),
         order=exp.Order(expressions=[exp.Ordered(this=column(name), desc=True) for name in _ORDER_KEY[1:]]),
     )
-    matched = exp.select(*_columns(event), column(POSITION), exp.alias_(place, "_place")).from_("_pinned")
+    matched = exp.select(*_columns(event), column(POSITION), exp.alias_(place, "_place")).from_(history)
     ranked = matched.join("_matched", join_type="semi", using=names.using(*event)).subquery("_ranked")
     greatest = exp.select(*_columns(event), column(POSITION)).from_(ranked).where(column("_place").eq(1))
     answers = (

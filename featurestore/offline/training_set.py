@@ -136,6 +136,7 @@ def _answer(store: OfflineStore, query: TrainingSetQuery, view: FeatureView, spi
         fields=wanted,
         position=query.positions[view.ref],
         knowledge=query.knowledge,
+        asking=spine.rows,
     )
     answers = store.point_in_time(join, spine.asking(view.join_keys))
     place = np.full(spine.rows, -1, dtype=np.int64)
