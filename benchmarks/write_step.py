@@ -46,7 +46,7 @@ def publish(store: FeatureStore, shape: Shape) -> None:
 def verify(store: FeatureStore, shape: Shape) -> None:
     """Online against history; Unequal unless every entity is equal."""
     (parity,) = store.verify()
-    if parity.faults or parity.equal != shape.meters:
+    if parity.faults.total() or parity.equal != shape.meters:
         raise Unequal(f"{shape.meters} entities were to be equal: {parity}")
 
 

@@ -19,7 +19,7 @@ from featurestore.repository import Repository
 
 if TYPE_CHECKING:
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
-    from featurestore.parity.verify import ViewParity
+    from featurestore.parity.report import ViewParity
     from featurestore.registry.apply import ApplyResult
     from featurestore.registry.plan import Plan
     from materialization.job import Request, RunOutcome
@@ -237,10 +237,17 @@ class FeatureStore:
 
     # ------------------------------------------------------------------ proof
 
-    def verify(self, service: str | None = None) -> list[ViewParity]:
-        """Compare the online store with history, entity by entity, for the views of a service or for all."""
+    def verify(self, service: str | None = None, *, sample: int | None = None) -> list[ViewParity]:
+        """Compare the online store with history, entity by entity, for the views of a service or for all.
+
+        `sample`: of each view only so many entities, the same every time. InputError unless it is positive.
+        """
         from featurestore.outputs import pinned_views
+        from featurestore.parity.rows import RowReader
         from featurestore.parity.verify import Verifier
+
+        if sample is not None and sample < 1:
+            raise InputError(f"a sample of {sample} entities proves nothing; take at least 1")
 
         self.repository.finish_interrupted_apply()
         repository, registry = self.repository, self.repository.registry
@@ -250,12 +257,15 @@ class FeatureStore:
         return [
             Verifier(
                 project=registry.project,
-                view=view,
-                schema_id=registry.schema_id(view.ref),
-                schemas=registry.row_schemas(view.ref),
-                offline=repository.offline,
+                reader=RowReader(
+                    view=view,
+                    schema_id=registry.schema_id(view.ref),
+                    schemas=registry.row_schemas(view.ref),
+                    offline=repository.offline,
+                ),
                 online=repository.online,
                 batch_rows=repository.settings.materialization.batch_rows,
+                sample=sample,
             ).verify(repository.state.publish_state(view.ref), now_us)
             for view in chosen.values()
         ]

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from featurestore import Entity, FeatureView, Field, FileSource, FixedClock, Flo
 from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.clock import to_us
 from featurestore.compiler.names import CREATED, EVENT
-from featurestore.ingest.publish import pack
+from featurestore.ingest.projection import pack
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.online.sqlite import SqliteOnlineStore
@@ -232,6 +234,8 @@ class SmallRepository:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A shell that runs the tests in the background has it ignored, and children inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
 

@@ -340,10 +340,10 @@ def _projections() -> list[Golden]:
         Golden(
             step="count_pending",
             case="increment",
-            why="how many rows became due since (2, 24), and the watermark they bring",
+            why="how many rows became due since (2, 24), the watermark they bring, and since when the first is due",
             sql=compile.pending(since, DUCKDB),
             run=legs,
-            gives=[(3, 20)],
+            gives=[(3, 20, 25)],
         ),
         Golden(
             step="known_entities",

@@ -167,7 +167,7 @@ class FlightsDemo:
 
     def _verify(self) -> str:
         compared = self.store.verify()
-        faults = sum(parity.faults for parity in compared)
+        faults = sum(parity.faults.total() for parity in compared)
         self.equal &= faults == 0
         return f"{sum(parity.equal for parity in compared):,} entities online equal history, {faults} differ"
 

@@ -84,9 +84,9 @@ def rows_of(project: str, view: FeatureView) -> exp.Select:
 
 
 def count_pending(query: LatestRows) -> exp.Select:
-    """(rows, greatest event time) of the qualifying rows."""
+    """(rows, greatest event time, first instant of visibility) of the qualifying rows."""
     return (
-        exp.select(exp.Count(this=exp.Star()), exp.Max(this=column(EVENT)))
+        exp.select(exp.Count(this=exp.Star()), exp.Max(this=column(EVENT)), exp.Min(this=query.visible_from))
         .from_(names.history(query.project, query.view))
         .where(_qualifies(query))
     )

@@ -14,14 +14,13 @@ import pyarrow as pa
 
 from featurestore.clock import from_us
 from featurestore.compiler.latest_rows import LatestRows
-from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
 from featurestore.errors import InputError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
+from featurestore.ingest.projection import Projection, pack
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import bucket_of, encode_keys, key_hash
-from featurestore.online.order_keys import OrderKeys
+from featurestore.online.keys import bucket_of
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.registry.state import PublishState
 
@@ -77,18 +76,18 @@ class Publisher:
                 position_from=since.position if since else None,
                 horizon_from_us=since.horizon_us if since else None,
             )
-            due, newest_us = self.offline.pending(query)
+            pending = self.offline.pending(query)
             if repair:
                 self.before_repair()
                 entities, written = self._rewrite(query)
             else:
-                entities, written = self._write(query) if due else (0, 0)
-        marks = [mark for mark in (newest_us, since.watermark_us if since else None) if mark is not None]
+                entities, written = self._write(query) if pending.rows else (0, 0)
+        marks = [mark for mark in (pending.newest_us, since.watermark_us if since else None) if mark is not None]
         return Published(
             position=query.position_to,
             horizon_us=now_us,
             watermark_us=max(marks, default=None),
-            rows_due=due,
+            rows_due=pending.rows,
             entities=entities,
             rows_written=written,
             repaired=repair,
@@ -108,37 +107,24 @@ class Publisher:
         return entities, written
 
     def _rewrite(self, query: LatestRows) -> tuple[int, int]:
-        """(entities, rows that were missing, wrong or strange): rows are stored whatever is there, others removed."""
-        encoder = RowEncoder(self.schema_id, self.view.schema)
-        known = [np.zeros(0, dtype=np.uint64)]
+        """(entities, rows that were missing, wrong or strange); only those that differ are written."""
+        projection = Projection(query, self.offline, RowEncoder(self.schema_id, self.view.schema), self.batch_rows)
+        settled = np.zeros(len(projection), dtype=bool)
         repaired = 0
-        with self.offline.latest(query, self.batch_rows) as reader:
-            for batch in reader:
-                keys, rows = pack(self.view, encoder, pa.Table.from_batches([batch]))
-                self.before_write()
-                repaired += self.online.overwrite(self.view.ref, *in_bucket_order(keys, rows))
-                failpoint("publish.after_batch")
-                known.append(key_hash(keys))
-                self.on_rows(len(keys))
-        hashes = np.concatenate(known)
-        for keys, _ in self.online.scan(self.view.ref, self.batch_rows):
-            strange = ~np.isin(key_hash(keys), hashes)
+        for keys, rows in self.online.scan(self.view.ref, self.batch_rows):
+            scanned = projection.scanned(keys, rows)
+            settled[scanned.places[scanned.equal]] = True
+            strange = scanned.places < 0
             if strange.any():
                 self.before_write()
                 repaired += self.online.delete(self.view.ref, keys.filter(pa.array(strange)))
-        return len(hashes), repaired
-
-
-def pack(view: FeatureView, encoder: RowEncoder, rows: pa.Table) -> tuple[pa.BinaryArray, pa.BinaryArray]:
-    """(online keys, packed rows) of history rows."""
-    columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
-    keys = encode_keys([columns[name] for name in view.join_keys], list(view.join_keys.values()))
-    order = OrderKeys(
-        event_us=columns[EVENT].cast(pa.int64()).to_numpy(),
-        created_us=columns[CREATED].cast(pa.int64()).to_numpy(),
-        sequence=columns[SEQUENCE].to_numpy(),
-    )
-    return keys, encoder.encode(order, [columns[field.name] for field in view.schema])
+        self.on_rows(int(np.count_nonzero(settled)))
+        for _, (keys, packed) in projection.rows(np.flatnonzero(~settled)):
+            self.before_write()
+            repaired += self.online.overwrite(self.view.ref, *in_bucket_order(keys, packed))
+            failpoint("publish.after_batch")
+            self.on_rows(len(keys))
+        return len(projection), repaired
 
 
 def in_bucket_order(keys: pa.BinaryArray, rows: pa.BinaryArray) -> tuple[pa.BinaryArray, pa.BinaryArray]:

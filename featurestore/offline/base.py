@@ -44,6 +44,15 @@ class AppendCounts:
     duplicates: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pending:
+    """Qualifying rows: how many, their greatest event time, and when the first of them became visible (None: none)."""
+
+    rows: int
+    newest_us: int | None
+    oldest_visible_us: int | None
+
+
 class OfflineStore(Protocol):
     """History of one project. Methods open the store for as long as they run; `open` keeps it for several."""
 
@@ -86,8 +95,8 @@ class OfflineStore(Protocol):
         """The greatest qualifying row per entity, streamed: keys, event, created, `_sequence`, `_schema`, fields."""
         ...
 
-    def pending(self, query: LatestRows) -> tuple[int, int | None]:
-        """(number of qualifying rows, their greatest event time in microseconds)."""
+    def pending(self, query: LatestRows) -> Pending:
+        """What qualifies, in numbers; times in microseconds."""
         ...
 
     def entities(self, query: LatestRows) -> pa.Table:

@@ -30,7 +30,7 @@ from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.errors import NotFoundError, StoreBusy, StoreError, StoreFull, StoreUnreachable
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, history_schema
+from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
 from featurestore.offline.interrupts import interruptible
 
 #: Times in UTC; no progress bar, which DuckDB would write to stdout, where the one JSON document goes.
@@ -150,13 +150,13 @@ class DuckDBOfflineStore:
             finally:
                 cursor.close()
 
-    def pending(self, query: LatestRows) -> tuple[int, int | None]:
-        """(number of qualifying rows, their greatest event time in microseconds)."""
+    def pending(self, query: LatestRows) -> Pending:
+        """What qualifies, in numbers; times in microseconds."""
         with self._session(write=False) as connection:
             self._require(connection, query.view.ref)
             table = connection.sql(compile.pending(query, DUCKDB)).to_arrow_table()
-        newest = pc.cast(table.column(1).cast(TIMESTAMP), pa.int64())[0].as_py()
-        return int(table.column(0)[0].as_py()), newest
+        newest, oldest = (pc.cast(table.column(at).cast(TIMESTAMP), pa.int64())[0].as_py() for at in (1, 2))
+        return Pending(rows=int(table.column(0)[0].as_py()), newest_us=newest, oldest_visible_us=oldest)
 
     def entities(self, query: LatestRows) -> pa.Table:
         """The distinct join keys of the qualifying rows."""

@@ -13,6 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.online.keys import BUCKETS
+
+ALL_BUCKETS = range(BUCKETS)
+
 
 class OnlineStore(Protocol):
     """The projection of every view's history, one row an entity."""
@@ -29,8 +33,11 @@ class OnlineStore(Protocol):
         """The row of each key, aligned with `keys`; null where the key is null or nothing is stored."""
         ...
 
-    def scan(self, ref: str, batch_rows: int) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
-        """All (keys, rows) in batches; a row written meanwhile may or may not be seen, every other one exactly once."""
+    def scan(
+        self, ref: str, batch_rows: int, buckets: range = ALL_BUCKETS
+    ) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
+        """All (keys, rows) of adjoining buckets in batches; a row written meanwhile may or may not be seen, every
+        other one exactly once."""
         ...
 
     def count(self, ref: str) -> int:
@@ -51,6 +58,10 @@ class OnlineStore(Protocol):
 
     def drop(self, ref: str) -> int:
         """Remove every row of the view; returns how many there were. Tokens grow, so that no cache keeps a row."""
+        ...
+
+    def evictions(self) -> int:
+        """How many rows the store says it gave up for want of memory, of any project; 0 where it never does."""
         ...
 
     def close(self) -> None:

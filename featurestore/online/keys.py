@@ -6,7 +6,8 @@ different bytes, whatever the values hold; bytes sort as the join keys do, in de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ BUCKETS = 4096
 
 _TAG_BOOL, _TAG_INT, _TAG_DATE, _TAG_STRING, _TAG_BYTES = b"b", b"i", b"d", b"s", b"x"
 
+#: For a second, independent hash of the same bytes.
+SECOND_SEED = np.uint64(0xD6E8FEB86659FD93)
 _HASH_SEED = np.uint64(0x9E3779B97F4A7C15)
 _HASH_LENGTH = np.uint64(0xC2B2AE3D27D4EB4F)
 _HASH_WORD = np.uint64(0xFF51AFD7ED558CCD)
@@ -62,7 +65,41 @@ def bucket_of(keys: pa.BinaryArray) -> NDArray[np.uint16]:
     return (key_hash(keys) >> _BUCKET_SHIFT).astype(np.uint16)
 
 
-def key_hash(keys: pa.BinaryArray) -> NDArray[np.uint64]:
+def first_buckets(limit: np.uint64) -> range:
+    """The buckets of all keys whose hash is less than `limit`."""
+    return range(int((limit - np.uint64(1)) >> _BUCKET_SHIFT) + 1 if limit else 0)
+
+
+def decode_key(key: bytes, join_keys: Mapping[str, DType]) -> dict[str, object]:
+    """The join keys of one encoded key, for messages; {"key": hex} when it is no key of theirs."""
+    values: list[object] = []
+    at = 1
+    for dtype in join_keys.values():
+        read = _decoded_part(key, at, dtype)
+        if read is None:
+            return {"key": key.hex()}
+        value, at = read
+        values.append(value)
+    whole = key[:1] == bytes([KEY_VERSION]) and at == len(key)
+    return dict(zip(join_keys, values, strict=True)) if whole else {"key": key.hex()}
+
+
+def _decoded_part(key: bytes, at: int, dtype: DType) -> tuple[object, int] | None:
+    tag, at = key[at : at + 1], at + 1
+    if dtype in INTEGERS and tag == _TAG_INT:
+        return int.from_bytes(key[at : at + 8], "big") - (1 << 63), at + 8
+    if dtype == Bool and tag == _TAG_BOOL:
+        return key[at : at + 1] == b"\1", at + 1
+    if dtype == Date and tag == _TAG_DATE:
+        return date(1970, 1, 1) + timedelta(int.from_bytes(key[at : at + 4], "big") - (1 << 31)), at + 4
+    if (dtype, tag) not in ((String, _TAG_STRING), (Bytes, _TAG_BYTES)):
+        return None
+    end = at + 4 + int.from_bytes(key[at : at + 4], "big")
+    text = key[at + 4 : end]
+    return (text.decode("utf-8", "replace") if dtype == String else text), end
+
+
+def key_hash(keys: pa.BinaryArray, seed: np.uint64 = _HASH_SEED) -> NDArray[np.uint64]:
     """A stable 64-bit hash of each encoded key, 0 where the key is null.
 
     The hash takes the seed and the length, then each little-endian 8-byte word (the last one filled with
@@ -70,7 +107,7 @@ def key_hash(keys: pa.BinaryArray) -> NDArray[np.uint64]:
     longest key only.
     """
     matrix = packing.to_matrix_view(keys)
-    state = _ragged_hashes(keys) if matrix is None else _even_hashes(matrix)
+    state = _ragged_hashes(keys, seed) if matrix is None else _even_hashes(matrix, seed)
     hashes = (state ^ (state >> _HASH_END)) * _HASH_LAST
     if keys.null_count:
         hashes[packing.null_mask(keys)] = 0
@@ -154,18 +191,18 @@ def _name(names: Sequence[str], index: int) -> str:
     return repr(names[index]) if names else f"number {index + 1}"
 
 
-def _even_hashes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def _even_hashes(keys: NDArray[np.uint8], seed: np.uint64) -> NDArray[np.uint64]:
     """The hash state of keys that all have one length, one a line."""
     count, length = keys.shape
     padded = np.zeros((count, -(-length // 8) * 8), dtype=np.uint8)
     padded[:, :length] = keys
-    state = _hash_start(np.full(count, length, dtype=np.uint64))
+    state = _hash_start(np.full(count, length, dtype=np.uint64), seed)
     for words in padded.view("<u8").T:
         state = _hash_step(state, words)
     return state
 
 
-def _ragged_hashes(keys: pa.BinaryArray) -> NDArray[np.uint64]:
+def _ragged_hashes(keys: pa.BinaryArray, seed: np.uint64) -> NDArray[np.uint64]:
     """The hash state of keys of different lengths: each step goes on with those that are long enough."""
     offsets = packing.byte_offsets(keys)
     begin, end = int(offsets[0]), int(offsets[-1])
@@ -174,7 +211,7 @@ def _ragged_hashes(keys: pa.BinaryArray) -> NDArray[np.uint64]:
     # The little-endian word at every byte of the data.
     words: NDArray[np.uint64] = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
     starts, lengths = offsets[:-1].astype(np.int64) - begin, np.diff(offsets).astype(np.int64)
-    state = _hash_start(lengths.astype(np.uint64))
+    state = _hash_start(lengths.astype(np.uint64), seed)
     for first in range(0, int(lengths.max()), 8):
         longer = np.flatnonzero(lengths > first)
         foreign_bits = (8 * np.clip(first + 8 - lengths[longer], 0, 7)).astype(np.uint64)
@@ -183,8 +220,8 @@ def _ragged_hashes(keys: pa.BinaryArray) -> NDArray[np.uint64]:
     return state
 
 
-def _hash_start(lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return lengths * _HASH_LENGTH ^ _HASH_SEED
+def _hash_start(lengths: NDArray[np.uint64], seed: np.uint64) -> NDArray[np.uint64]:
+    return lengths * _HASH_LENGTH ^ seed
 
 
 def _hash_step(state: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
 
 _SIGN = np.uint64(1 << 63)
 
@@ -26,6 +29,17 @@ class OrderKeys:
 
     def __len__(self) -> int:
         return len(self.event_us)
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> OrderKeys:
+        """The order keys of history rows."""
+        times = (rows.column(name).combine_chunks().cast(pa.int64()).to_numpy() for name in (EVENT, CREATED))
+        event_us, created_us = times
+        return cls(event_us=event_us, created_us=created_us, sequence=rows.column(SEQUENCE).combine_chunks().to_numpy())
+
+    def at(self, row: int) -> tuple[int, int, int]:
+        """(event, created, sequence) of one row."""
+        return int(self.event_us[row]), int(self.created_us[row]), int(self.sequence[row])
 
     def write_to(self, matrix: NDArray[np.uint8]) -> None:
         """Put the order keys into the first 24 columns of a byte matrix."""

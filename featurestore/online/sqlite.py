@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreBusy, StoreError, StoreFull, StoreUnreachable
 from featurestore.online import packing
 from featurestore.online import sqlite_statements as sql
+from featurestore.online.base import ALL_BUCKETS
 from featurestore.online.keys import KEY_BYTES_MAX, bucket_of
 from featurestore.online.row_layout import ORDER_KEY_BYTES
 
@@ -96,13 +97,16 @@ class SqliteOnlineStore:
                 found.extend(map(itemgetter(0), connection.execute(sql.READ, records.parameters(view))))
         return pa.array(found, pa.binary())
 
-    def scan(self, ref: str, batch_rows: int) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
+    def scan(
+        self, ref: str, batch_rows: int, buckets: range = ALL_BUCKETS
+    ) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
         """All (keys, rows) by bucket, then by key; each batch is its own short read, so writers never wait for it."""
-        after = b""
+        after, end = (bucket.to_bytes(_BUCKET_BYTES, "big") for bucket in (buckets.start, buckets.stop))
         while True:
             with self._connection() as connection:
                 view = self._view_id(connection, ref)
-                batch = connection.execute(sql.SCAN, {"view": view, "after": after, "count": batch_rows}).fetchall()
+                asked = {"view": view, "after": after, "end": end, "count": batch_rows}
+                batch = connection.execute(sql.SCAN, asked).fetchall()
             if not batch:
                 return
             keys, rows = zip(*batch, strict=True)
@@ -128,6 +132,10 @@ class SqliteOnlineStore:
         while count := self._transaction(ref, _drop_first):
             dropped += count
         return dropped
+
+    def evictions(self) -> int:
+        """0: SQLite keeps every row."""
+        return 0
 
     def close(self) -> None:
         """Close every connection; no other call may be under way."""

@@ -77,7 +77,7 @@ LEFT JOIN online_row AS stored
 ON stored.view = :view AND stored.key = substr(:data, 1 + (place.value >> 37), (place.value >> 26) & 2047)
 """
 
-SCAN = "SELECT key, row FROM online_row WHERE view = :view AND key > :after ORDER BY key LIMIT :count"
+SCAN = "SELECT key, row FROM online_row WHERE view = :view AND key > :after AND key < :end ORDER BY key LIMIT :count"
 COUNT = "SELECT count(*) FROM online_row WHERE view = :view"
 FIRST_KEYS = "SELECT key FROM online_row WHERE view = :view ORDER BY key LIMIT :count"
 DELETE_UP_TO = "DELETE FROM online_row WHERE view = :view AND key <= :last"

@@ -1,238 +1,212 @@
 """Compares the online store with the projection, recomputed from history and never from what the publisher wrote.
 
 The projection stands at (position P, horizon T) of the view's last publish. An online row that is ahead of it is equal
-when history holds that very row; rows that are not yet due or not yet published are pending, which is no fault. A key
-that differs is read once more before it counts, since a publish may run meanwhile.
+when history holds that very row; rows that are not yet due or not yet published are pending, which is no fault. An
+entity that differs is read once more before it counts, since a publish may run meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.clock import timedelta_us
+from featurestore.clock import from_us, timedelta_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import EVENT
-from featurestore.errors import ParityError, StoreError
-from featurestore.feature_view import FeatureView
-from featurestore.field import Field
-from featurestore.ingest.publish import pack
-from featurestore.offline.base import OfflineStore
+from featurestore.errors import ParityError
+from featurestore.ingest.projection import Projection
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import bucket_of, key_hash
+from featurestore.online.keys import BUCKETS, decode_key, first_buckets, key_hash
 from featurestore.online.order_keys import OrderKeys
-from featurestore.online.row_decoder import DecodedRows, RowDecoder
-from featurestore.online.row_encoder import RowEncoder
+from featurestore.parity.report import (
+    DIFFERENT,
+    DUE,
+    EVICTED,
+    EVICTION,
+    EXAMPLES_MAX,
+    EXTRA,
+    FOREIGN,
+    LATE,
+    LOST,
+    MISSING,
+    STALE,
+    Difference,
+    ViewParity,
+)
+from featurestore.parity.rows import OnlineRows, RowReader, order_sides, same_bytes
 from featurestore.registry.state import PublishState
-
-EXAMPLES_MAX = 5
-#: The kinds of difference, each with what it says of the online row.
-DIFFERENCES = {
-    "missing": "history has a row for this entity, the online store has none",
-    "stale": "the online row is older than the projection",
-    "different": "the online row holds other values than the projection, or cannot be read",
-    "ahead": "the online row is newer than the projection, and history does not hold it or it is not visible yet",
-    "extra": "the online store has a row for this entity, history has none",
-}
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One entity that is online otherwise than in history."""
-
-    kind: str
-    key: Mapping[str, object]
-
-    @property
-    def says(self) -> str:
-        """The difference in words."""
-        return DIFFERENCES[self.kind]
-
-
-@dataclass(kw_only=True)
-class ViewParity:
-    """The comparison of one view. `pending` counts history rows not published yet; None when never published."""
-
-    view: str
-    position: int | None = None
-    horizon_us: int | None = None
-    equal: int = 0
-    #: Of the equal ones, entities whose expired row the store has let go.
-    evicted: int = 0
-    pending: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DIFFERENCES, 0))
-    examples: list[Difference] = field(default_factory=list)
-
-    @property
-    def faults(self) -> int:
-        """How many entities differ."""
-        return sum(self.counts.values())
-
-    def add(self, kind: str, count: int, keys: Sequence[Mapping[str, object]]) -> None:
-        """Count some entities that differ, and keep a few as examples."""
-        self.counts[kind] += count
-        room = max(0, EXAMPLES_MAX - sum(example.kind == kind for example in self.examples))
-        self.examples += [Difference(kind=kind, key=key) for key in keys[:room]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """Verifies one view; `schemas` are the field lists of every schema id its rows may carry."""
+    """Verifies one view. `sample`: only so many entities, those with the least key hashes, the same every time."""
 
     project: str
-    view: FeatureView
-    schema_id: int
-    schemas: Mapping[int, Sequence[Field]]
-    offline: OfflineStore
+    reader: RowReader
     online: OnlineStore
     batch_rows: int
+    sample: int | None = None
 
     def verify(self, state: PublishState | None, now_us: int) -> ViewParity:
-        """Compare every entity; streaming, with 8 bytes of memory per entity."""
-        parity = ViewParity(view=self.view.ref)
+        """Compare the view; streaming, with 40 bytes of memory an entity. ParityError while a repair is unfinished."""
+        view, offline = self.reader.view, self.reader.offline
+        parity = ViewParity(view=view.ref)
         if state is not None and state.repairing:
             raise ParityError(
-                f"feature view {self.view.ref}: a repair was cut short, so the online store holds no projection; run "
-                f"materialize-incremental --publish-only --views {self.view.ref} to finish it"
+                f"feature view {view.ref}: a repair was cut short, so the online store holds no projection; run "
+                f"materialize-incremental --publish-only --views {view.ref} to finish it"
             )
-        with self.offline.open(write=False):
-            newest = self.offline.position(self.view.ref)
-            parity.pending, _ = self.offline.pending(self._query(newest, now_us, state))
-            if state is None:
-                self._extras(parity, np.zeros(0, dtype=np.uint64), now_us)
-                return parity
-            parity.position, parity.horizon_us = state.position, state.horizon_us
-            expected: list[NDArray[np.uint64]] = []
-            with self.offline.latest(self._query(state.position, state.horizon_us, None), self.batch_rows) as reader:
-                for batch in reader:
-                    expected.append(self._compare(pa.Table.from_batches([batch]), parity, now_us))
-            hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *expected])
-            self._extras(parity, hashes, now_us)
+        with offline.open(write=False):
+            self._count_pending(parity, state, now_us)
+            # Never published: nothing is expected, and whatever stands online is extra.
+            query = self._query(0, now_us) if state is None else self._query(state.position, state.horizon_us)
+            projection = Projection(query, offline, self.reader.encoder, self.batch_rows)
+            parity.entities = len(projection)
+            limit = projection.cut(self.sample)
+            parity.compared = len(projection)
+            if state is not None:
+                parity.position, parity.horizon_us = state.position, state.horizon_us
+            self._compare(projection, limit, parity, now_us)
         return parity
 
-    def _query(self, position_to: int, horizon_us: int, since: PublishState | None) -> LatestRows:
+    def _count_pending(self, parity: ViewParity, state: PublishState | None, now_us: int) -> None:
+        """Rows that are due and not published; the oldest waits since it became visible, or since the last publish."""
+        offline, ref = self.reader.offline, self.reader.view.ref
+        newest = offline.position(ref)
+        pending = offline.pending(self._query(newest, now_us, state))
+        late = 0
+        if state is not None and pending.rows:
+            late = offline.pending(self._query(newest, state.horizon_us, state)).rows
+        for cause, rows in ((LATE, late), (DUE, pending.rows - late)):
+            if rows:
+                parity.pending[cause] = rows
+        if pending.oldest_visible_us is not None:
+            since_us = pending.oldest_visible_us if state is None else max(pending.oldest_visible_us, state.horizon_us)
+            parity.pending_us = now_us - since_us
+
+    def _query(self, position_to: int, horizon_us: int, since: PublishState | None = None) -> LatestRows:
         return LatestRows(
             project=self.project,
-            view=self.view,
+            view=self.reader.view,
             position_to=position_to,
             horizon_to_us=horizon_us,
             position_from=since.position if since else None,
             horizon_from_us=since.horizon_us if since else None,
         )
 
-    def _compare(self, rows: pa.Table, parity: ViewParity, now_us: int) -> NDArray[np.uint64]:
-        """Compare a batch of expected rows; returns the hashes of their keys."""
-        keys, packed = pack(self.view, RowEncoder(self.schema_id, self.view.schema), rows)
-        # In the order of the store's own pages, a third of the time goes.
-        order = pa.array(np.argsort(bucket_of(keys), kind="stable"))
-        keys, packed, rows = keys.take(order), packed.take(order), rows.take(order)
-        stored = self.online.read(self.view.ref, keys)
-        equal = self._equal(stored, packed, rows, now_us)
-        parity.evicted += int(np.count_nonzero(equal & stored.is_null().to_numpy(zero_copy_only=False)))
-        differing = np.flatnonzero(~equal)
-        parity.equal += len(keys) - len(differing)
-        if len(differing):
-            places = pa.array(differing)
-            again = self._again(keys.take(places), packed.take(places), rows.take(places), now_us)
-            parity.equal += int(np.count_nonzero(again == ""))
-            for kind in DIFFERENCES:
-                chosen = differing[again == kind]
-                parity.add(kind, len(chosen), self._join_keys(rows, chosen))
-        return key_hash(keys)
+    def _compare(self, projection: Projection, limit: np.uint64 | None, parity: ViewParity, now_us: int) -> None:
+        seen = np.zeros(len(projection), dtype=bool)
+        settled = np.zeros(len(projection), dtype=bool)
+        strange: list[pa.BinaryArray] = []
+        buckets = range(BUCKETS) if limit is None else first_buckets(limit)
+        for keys, rows in self.online.scan(self.reader.view.ref, self.batch_rows, buckets):
+            if limit is not None:
+                inside = pa.array(key_hash(keys) < limit)
+                keys, rows = keys.filter(inside), rows.filter(inside)
+            scanned = projection.scanned(keys, rows)
+            seen[scanned.places[scanned.places >= 0]] = True
+            settled[scanned.places[scanned.equal]] = True
+            unknown = scanned.places < 0
+            if unknown.any():
+                strange.append(keys.filter(pa.array(unknown)))
+        gone = ~seen & projection.expired(now_us)
+        parity.expired = int(np.count_nonzero(gone))
+        parity.equal = int(np.count_nonzero(settled | gone))
+        self._look_closer(projection, np.flatnonzero(~settled & ~gone), parity, now_us)
+        for keys in strange:
+            self._look_at_strange(keys, parity, now_us)
 
-    def _equal(self, stored: pa.BinaryArray, packed: pa.BinaryArray, rows: pa.Table, now_us: int) -> Mask:
-        same = pc.equal(stored, packed).fill_null(False).to_numpy(zero_copy_only=False)
-        if self.view.ttl is None:
-            return same
-        # A store may evict a row once it is past its ttl; then its absence is no fault.
-        event_us = pc.cast(rows.column(EVENT), pa.int64()).to_numpy()
-        expired = now_us - event_us > timedelta_us(self.view.ttl)
-        return same | (expired & stored.is_null().to_numpy(zero_copy_only=False))
+    def _look_closer(self, projection: Projection, places: NDArray[np.int64], parity: ViewParity, now_us: int) -> None:
+        """Read the entities at `places` once more, and tell what each differs in."""
+        evicting = None
+        for rows, (keys, packed) in projection.rows(places):
+            online = self.reader.read(keys, self.online.read(self.reader.view.ref, keys))
+            kinds, causes = self._kinds(online, packed, rows, now_us)
+            expired = (kinds == "") & ~online.present
+            parity.expired += int(np.count_nonzero(expired))
+            parity.equal += int(np.count_nonzero(kinds == ""))
+            if (kinds == MISSING).any():
+                evicting = self.online.evictions() > 0 if evicting is None else evicting
+                if evicting:
+                    causes[kinds == MISSING], kinds[kinds == MISSING] = EVICTION, EVICTED
+            expected = OrderKeys.of(rows)
+            self._add(parity, online, kinds, causes, expected)
 
-    def _again(self, keys: pa.BinaryArray, packed: pa.BinaryArray, rows: pa.Table, now_us: int) -> NDArray[np.str_]:
-        """The kind of difference of each row after a second read, "" where there is none any more."""
-        stored = self.online.read(self.view.ref, keys)
-        kinds = np.full(len(keys), "different", dtype="<U9")
-        absent = stored.is_null().to_numpy(zero_copy_only=False)
-        kinds[absent] = "missing"
-        readable, decoded = self._decoded(stored)
-        present = pa.array(np.flatnonzero(readable))
-        wanted = RowDecoder(self.schemas, self.view.schema).decode(packed.take(present))
-        sides = _order(decoded.order, wanted.order)
-        kinds[readable] = np.select([sides < 0, sides > 0], ["stale", "ahead"], "different")
+    def _kinds(
+        self, online: OnlineRows, packed: pa.BinaryArray, rows: pa.Table, now_us: int
+    ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+        """(kind, cause) per row, both "" where nothing differs."""
+        kinds = np.where(online.present, DIFFERENT, MISSING).astype(object)
+        causes = np.where(online.present, online.faults, LOST).astype(object)
+        kinds[~online.present & self._expired(rows, now_us)] = ""
+        expected = packed.filter(pa.array(online.readable))
+        order = OrderKeys.of(rows.filter(pa.array(online.readable)))
+        sides = order_sides(online.decoded.order, order)
         # A row written with an older schema has other bytes and may hold the same values.
-        encoder = RowEncoder(self.schema_id, self.view.schema)
-        rewritten = encoder.encode(decoded.order, list(decoded.columns))
-        same = pc.equal(rewritten, packed.take(present)).to_numpy(zero_copy_only=False)
-        held = self._held(keys.take(present), decoded.order, rewritten, now_us)
-        kinds[np.flatnonzero(readable)[same | ((sides > 0) & held)]] = ""
-        kinds[self._equal(stored, packed, rows, now_us)] = ""
-        return kinds
+        same = same_bytes(online.rewritten, expected)
+        held = self.reader.held(online, now_us)
+        readable = np.flatnonzero(online.readable)
+        kinds[readable[sides < 0]] = STALE
+        causes[readable] = np.where(held & (sides < 0), LOST, FOREIGN)
+        kinds[readable[same | (held & (sides > 0))]] = ""
+        causes[kinds == ""] = ""
+        return kinds, causes
 
-    def _decoded(self, stored: pa.BinaryArray) -> tuple[Mask, DecodedRows]:
-        """(which rows are there and can be read, those rows): a damaged row is a finding, no reason to stop."""
-        decoder = RowDecoder(self.schemas, self.view.schema)
-        readable = stored.is_valid().to_numpy(zero_copy_only=False).copy()
-        _mark_unreadable(decoder, stored, readable)
-        return readable, decoder.decode(stored.filter(pa.array(readable)))
+    def _expired(self, rows: pa.Table, now_us: int) -> NDArray[np.bool_]:
+        """A store may let a row go once it is past its ttl; then its absence is no fault."""
+        if self.reader.view.ttl is None:
+            return np.zeros(rows.num_rows, dtype=bool)
+        event_us = pc.cast(rows.column(EVENT), pa.int64()).to_numpy()
+        expired: NDArray[np.bool_] = now_us - event_us > timedelta_us(self.reader.view.ttl)
+        return expired
 
-    def _held(self, keys: pa.BinaryArray, order: OrderKeys, rewritten: pa.BinaryArray, now_us: int) -> Mask:
-        """Which online rows history holds, bit for bit, wherever their position; none that is not visible by now."""
-        held = np.maximum(order.event_us, order.created_us) <= now_us
-        if not held.any():
-            return held
-        found = self.offline.rows_of(self.view, pa.array(order.sequence))
-        known_keys, known_rows = pack(self.view, RowEncoder(self.schema_id, self.view.schema), found)
-        known = dict(zip(known_rows.to_pylist(), known_keys.to_pylist(), strict=True))
-        pairs = zip(rewritten.to_pylist(), keys.to_pylist(), strict=True)
-        return held & np.array([known.get(row) == key for row, key in pairs], dtype=bool)
+    def _look_at_strange(self, keys: pa.BinaryArray, parity: ViewParity, now_us: int) -> None:
+        """Online rows of entities that the projection does not have: equal when history holds them by now."""
+        online = self.reader.read(keys, self.online.read(self.reader.view.ref, keys))
+        held = np.zeros(len(keys), dtype=bool)
+        held[online.readable] = self.reader.held(online, now_us)
+        parity.equal += int(np.count_nonzero(held))
+        parity.compared += int(np.count_nonzero(online.present))
+        kinds = np.where(online.present & ~held, EXTRA, "").astype(object)
+        causes = np.where(online.readable, FOREIGN, online.faults).astype(object)
+        self._add(parity, online, kinds, causes, None)
 
-    def _extras(self, parity: ViewParity, expected: NDArray[np.uint64], now_us: int) -> None:
-        """Online rows of entities that the projection does not have."""
-        present = parity.equal - parity.evicted + parity.faults - parity.counts["missing"]
-        if self.online.count(self.view.ref) <= present:
-            return
-        for keys, rows in self.online.scan(self.view.ref, self.batch_rows):
-            unknown = pa.array(np.flatnonzero(~np.isin(key_hash(keys), expected)))
-            readable, decoded = self._decoded(rows.take(unknown))
-            encoder = RowEncoder(self.schema_id, self.view.schema)
-            rewritten = encoder.encode(decoded.order, list(decoded.columns))
-            held = np.zeros(len(unknown), dtype=bool)
-            readable_keys = keys.take(unknown).filter(pa.array(readable))
-            held[readable] = self._held(readable_keys, decoded.order, rewritten, now_us)
-            parity.equal += int(np.count_nonzero(held))
-            strange = keys.take(unknown).filter(pa.array(~held)).to_pylist()
-            parity.add("extra", len(strange), [{"key": key.hex()} for key in strange[:EXAMPLES_MAX]])
+    def _add(
+        self,
+        parity: ViewParity,
+        online: OnlineRows,
+        kinds: NDArray[np.object_],
+        causes: NDArray[np.object_],
+        expected: OrderKeys | None,
+    ) -> None:
+        for kind, cause in sorted({pair for pair in zip(kinds, causes, strict=True) if pair[0]}):
+            rows = np.flatnonzero((kinds == kind) & (causes == cause))
+            shown = [self._difference(online, int(row), kind, cause, expected) for row in rows[:EXAMPLES_MAX]]
+            parity.add(kind, cause, len(rows), shown)
 
-    def _join_keys(self, rows: pa.Table, places: NDArray[np.int64]) -> list[Mapping[str, object]]:
-        chosen = rows.select(list(self.view.join_keys)).take(pa.array(places[:EXAMPLES_MAX]))
-        return list(chosen.to_pylist())
-
-
-def _mark_unreadable(decoder: RowDecoder, rows: pa.BinaryArray, readable: Mask) -> None:
-    """Clear `readable` where a row cannot be decoded; such rows are few, so they are found by halving."""
-    try:
-        decoder.decode(rows)
-    except StoreError:
-        if len(rows) == 1:
-            readable[:] = False
-            return
-        middle = len(rows) // 2
-        _mark_unreadable(decoder, rows.slice(0, middle), readable[:middle])
-        _mark_unreadable(decoder, rows.slice(middle), readable[middle:])
+    def _difference(
+        self, online: OnlineRows, row: int, kind: str, cause: str, expected: OrderKeys | None
+    ) -> Difference:
+        view = self.reader.view
+        return Difference(
+            kind=kind,
+            cause=cause,
+            key=decode_key(online.keys[row].as_py(), view.join_keys),
+            expected=None if expected is None else _order_key(expected.at(row)),
+            online=_order_key(online.order_at(row)),
+        )
 
 
-def _order(left: OrderKeys, right: OrderKeys) -> NDArray[np.int8]:
-    """-1, 0 or 1 per row as the left order key is less, equal or greater."""
-    sides = np.zeros(len(left), dtype=np.int8)
-    columns = ((left.event_us, right.event_us), (left.created_us, right.created_us), (left.sequence, right.sequence))
-    for ours, theirs in columns:
-        sides = np.where(sides != 0, sides, np.sign(ours - theirs).astype(np.int8))
-    return sides
+def _order_key(order: tuple[int, int, int] | None) -> dict[str, object] | None:
+    if order is None:
+        return None
+    event_us, created_us, sequence = order
+    return {
+        "event_timestamp": from_us(event_us),
+        "created_timestamp": from_us(created_us),
+        "sequence": sequence,
+    }

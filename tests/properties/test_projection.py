@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import CREATED, EVENT, SCHEMA_ID, SEQUENCE
-from featurestore.offline.base import history_schema
+from featurestore.offline.base import Pending, history_schema
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from tests.fix_histories import History, arrive_all, histories, instants
 from tests.fix_offline import PROJECT, bits, opened_store
@@ -65,7 +65,11 @@ def _check_at_once(store: DuckDBOfflineStore, history: History, position: int, h
     newest = {row.keys: answer(due, row.keys, horizon, position=position, knowledge=knowledge) for row in due}
 
     assert _read(store, query) == _as_state({keys: row for keys, row in newest.items() if row})
-    assert store.pending(query) == (len(due), max((row.event for row in due), default=None))
+    assert store.pending(query) == Pending(
+        rows=len(due),
+        newest_us=max((row.event for row in due), default=None),
+        oldest_visible_us=min((visible_from(row, knowledge) for row in due), default=None),
+    )
     entities = store.entities(query)
     assert entities.num_rows == len(newest)
     assert set(_keys(entities, history)) == set(newest)

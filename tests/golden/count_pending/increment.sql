@@ -1,8 +1,9 @@
 -- case: increment
--- why: how many rows became due since (2, 24), and the watermark they bring
+-- why: how many rows became due since (2, 24), the watermark they bring, and since when the first is due
 SELECT
   COUNT(*),
-  MAX("event_timestamp")
+  MAX("event_timestamp"),
+  MIN(GREATEST("event_timestamp", "created_timestamp"))
 FROM "p"."leg__v1"
 WHERE
   "_position" <= 4

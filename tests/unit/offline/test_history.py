@@ -31,7 +31,7 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import SCHEMA_ID, SEQUENCE
 from featurestore.dtypes import DType
 from featurestore.errors import NotFoundError
-from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows
+from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from tests.fix_offline import PROJECT, VALUES, append, bits, history_table, make_view
 from tests.oracle import Row
@@ -184,7 +184,7 @@ def test_times_at_the_edges_of_the_calendar_are_exact(store: DuckDBOfflineStore,
 
     assert append(store, view, [leg("a", edge, 2, 1)]) == AppendCounts(duplicates=1)
     query = LatestRows(project=PROJECT, view=view, position_to=1, horizon_to_us=edge)
-    assert store.pending(query) == (1, edge)
+    assert store.pending(query) == Pending(rows=1, newest_us=edge, oldest_visible_us=edge)
 
 
 # ------------------------------------------------------------------ one commit
