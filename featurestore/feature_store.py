@@ -18,14 +18,13 @@ from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
 if TYPE_CHECKING:
+    from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
     from featurestore.registry.apply import ApplyResult
     from featurestore.registry.plan import Plan
     from materialization.job import Request, RunOutcome
     from serving.response import OnlineResponse
-
-KNOWLEDGE = ("created", "event")
 
 
 class FeatureStore:
@@ -157,8 +156,8 @@ class FeatureStore:
         """What was known of each spine row's entities at its `as_of`.
 
         `spine` is a path (Parquet, CSV, Arrow), an Arrow table, a pandas or a polars frame. `knowledge="event"` takes
-        a row as known from its event time, for honest backfills. `with_status` adds `<view>__status` and
-        `<view>__age_us` columns.
+        a row as known from its event time, for honest backfills; "as_served" from the publish that brought it online.
+        `with_status` adds `<view>__status` and `<view>__age_us` columns, and as served `<view>__uncertain`.
         """
         from featurestore.offline.spine import read_spine
         from featurestore.outputs import common_join_keys
@@ -280,6 +279,7 @@ class FeatureStore:
         full_feature_names: bool,
         with_status: bool,
     ) -> TrainingSetQuery:
+        from featurestore.compiler.point_in_time_join import KNOWLEDGE
         from featurestore.offline.training_set import TrainingSetQuery
         from featurestore.outputs import pinned_views
 
@@ -289,6 +289,8 @@ class FeatureStore:
         views = self.repository.registry.views()
         chosen = self._service(service, features, views)
         pinned = pinned_views(chosen, views)
+        # Logs first: what they say was published is then within the positions.
+        publishes = {ref: self._publish_log(ref) for ref in pinned} if knowledge == "as_served" else {}
         with self.repository.offline.open(write=False):
             positions = {ref: self.repository.offline.position(ref) for ref in pinned}
         return TrainingSetQuery(
@@ -299,6 +301,17 @@ class FeatureStore:
             knowledge=knowledge,
             full_feature_names=full_feature_names,
             with_status=with_status,
+            publishes=publishes,
+        )
+
+    def _publish_log(self, ref: str) -> PublishLog:
+        from featurestore.offline.served import PublishLog
+
+        return PublishLog.of(
+            [
+                (record.position_to, record.horizon_to_us, record.started_at_us, record.acknowledged_at_us)
+                for record in self.repository.state.publish_log(ref)
+            ]
         )
 
     def _service(

@@ -21,7 +21,19 @@ from featurestore import Bool, Bytes, Decimal, FeatureView, Field, Float32, Floa
 from featurestore.compiler import compile, history_table
 from featurestore.compiler.dialects.duckdb import DUCKDB
 from featurestore.compiler.latest_rows import LatestRows
-from featurestore.compiler.names import AS_OF, INCOMING, POSITION, ROW, SCHEMA_ID, SEQUENCE, SPINE
+from featurestore.compiler.names import (
+    AS_OF,
+    INCOMING,
+    POSITION,
+    PUBLISH,
+    PUBLISHED_HORIZONS,
+    PUBLISHED_POSITIONS,
+    ROW,
+    SCHEMA_ID,
+    SEQUENCE,
+    SPINE,
+    UP_TO,
+)
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from tests.fix_offline import ALL_TYPES, bits, key_columns, make_view, times
 from tests.fix_offline import history_table as rows_table
@@ -65,17 +77,29 @@ def row(key: str | tuple[str, ...], event: int, created: int, sequence: int, pos
 
 
 def on_history(
-    view: FeatureView, rows: Sequence[Row], *, spine: Sequence[tuple[int, tuple[str, ...], int]] = ()
+    view: FeatureView,
+    rows: Sequence[Row],
+    *,
+    spine: Sequence[tuple[int, tuple[str, ...], int]] = (),
+    served: tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]] | None = None,
 ) -> Callable[[duckdb.DuckDBPyConnection, str], Answers]:
-    """Runs a query over `rows` and a spine of (row number, keys, as_of)."""
+    """Runs a query over `rows` and a spine of (row number, keys, as_of).
+
+    `served` are (position, publish) and (horizon, publish); as_of then counts publishes.
+    """
 
     def run(connection: duckdb.DuckDBPyConnection, sql: str) -> Answers:
         fill(connection, view, rows)
         asked = {
             ROW: pa.array([number for number, _, _ in spine], pa.int64()),
             **key_columns(view, [keys for _, keys, _ in spine]),
-            AS_OF: times([at for _, _, at in spine]),
+            AS_OF: pa.array([at for _, _, at in spine], pa.int64()) if served else times([at for _, _, at in spine]),
         }
+        if served:
+            positions, horizons = (list(zip(*reached, strict=True)) for reached in served)
+            register = {PUBLISHED_POSITIONS: pa.array(positions[0]), PUBLISHED_HORIZONS: times(list(horizons[0]))}
+            for (name, up_to), publishes in zip(register.items(), (positions[1], horizons[1]), strict=True):
+                connection.register(name, pa.table({UP_TO: up_to, PUBLISH: pa.array(publishes)}))
         connection.register(SPINE, pa.table(asked))
         return answers(connection, sql)
 
@@ -187,7 +211,7 @@ def _known(connection: duckdb.DuckDBPyConnection, sql: str) -> Answers:
 
 
 def _goldens() -> list[Golden]:
-    return [*_tables(), *_joins(), *_projections(), *_resent()]
+    return [*_tables(), *_joins(), *_served_joins(), *_projections(), *_resent()]
 
 
 def _tables() -> list[Golden]:
@@ -236,6 +260,25 @@ def _tables() -> list[Golden]:
             sql=DUCKDB.sql(history_table.drop_history(PROJECT, "leg@1")),
             run=_drops,
             gives=0,
+        ),
+    ]
+
+
+def _served_joins() -> list[Golden]:
+    return [
+        Golden(
+            step="point_in_time_join",
+            case="as_served",
+            why="a row counts from the first publish that covers its position and its visibility",
+            sql=join(KNOWN, knowledge="as_served"),
+            run=on_history(
+                KNOWN,
+                [row("a", 10, 10, 2, 1, 1), row("a", 10, 10, 1, 2, 2), row("a", 20, 30, 3, 3, 3)],
+                # Publish 0 reached position 1 at 15, publish 1 position 3 at 25, publish 2 the same at 30.
+                spine=[(0, ("a",), 0), (1, ("a",), 1), (2, ("a",), 2), (3, ("z",), 2)],
+                served=([(1, 0), (3, 1)], [(15, 0), (25, 1), (30, 2)]),
+            ),
+            gives=[(0, 10, 1), (1, 10, 1), (2, 20, 3)],
         ),
     ]
 

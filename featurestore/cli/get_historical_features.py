@@ -26,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--knowledge",
-        choices=["created", "event"],
+        choices=["created", "event", "as_served"],
         default="created",
-        help="from when a row counts as known: its created timestamp (default), or its event timestamp",
+        help="from when a row counts as known: its created timestamp (default), its event timestamp, or the publish "
+        "that brought it online",
     )
     parser.add_argument("--full-feature-names", action="store_true", help="name columns view__field")
     parser.add_argument("--with-status", action="store_true", help="add <view>__status and <view>__age_us columns")

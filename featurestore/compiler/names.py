@@ -19,6 +19,14 @@ ROW = "_row"
 ENTITY = "_entity"
 AS_OF = "_as_of"
 VISIBLE_FROM = "_visible_from"
+#: A row's place among the rows of its entity.
+RANK = "_rank"
+
+#: What a stretch of the publish log reached, by positions and by horizons: the first publish up to there.
+PUBLISHED_POSITIONS = "_published_positions"
+PUBLISHED_HORIZONS = "_published_horizons"
+UP_TO = "_up_to"
+PUBLISH = "_publish"
 
 #: Rows on their way into history.
 INCOMING = "_incoming"

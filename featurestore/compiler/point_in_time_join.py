@@ -30,15 +30,18 @@ from featurestore.compiler.names import (
     ENTITY,
     EVENT,
     POSITION,
+    PUBLISH,
+    RANK,
     ROW,
     SEQUENCE,
     SPINE,
+    UP_TO,
     VISIBLE_FROM,
     column,
 )
 from featurestore.feature_view import FeatureView
 
-KNOWLEDGE = ("created", "event")
+KNOWLEDGE = ("created", "event", "as_served")
 #: History has at least so many rows for each one that asks (decision 1).
 FEW = 100
 #: Rule 1: the order of an entity's rows.
@@ -50,7 +53,9 @@ class PointInTimeJoin:
     """What to ask of one view: which fields, from which rows of history, known how.
 
     `position` pins history: rows committed later do not exist. `knowledge` is "created" (a row is known from its
-    created_timestamp) or "event" (from its event_timestamp). The spine stands in the relation `_spine` with the
+    created_timestamp), "event" (from its event_timestamp) or "as_served" (from the publish that brought it online: then
+    `_as_of` is the number of the last publish acknowledged by then, and the two relations of `names.PUBLISHED_*` say
+    what each reached). The spine stands in the relation `_spine` with the
     columns `_row`, the view's join keys (never null) and `_as_of`; `asking` is how many rows it has, where known.
     """
 
@@ -69,7 +74,7 @@ class PointInTimeJoin:
     @property
     def known_at_event(self) -> bool:
         """Whether a row is visible from its event time, so that `visible_from` orders rows as the event time does."""
-        return self.knowledge == "event" or not self.view.has_created
+        return self.knowledge == "event" or (self.knowledge == "created" and not self.view.has_created)
 
     @property
     def few(self) -> bool:
@@ -82,16 +87,33 @@ Pass = Callable[[exp.Select, PointInTimeJoin], exp.Select]
 
 def pinned_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """History up to the pinned position, with the instant each row becomes visible."""
-    visible_from: exp.Expr = column(EVENT)
-    if not join.known_at_event:
-        visible_from = exp.Greatest(this=column(EVENT), expressions=[column(CREATED)], ignore_nulls=True)
+    if join.knowledge == "as_served":
+        return _served_rows(tree, join)
     shown = [*join.keys, *_ORDER_KEY, POSITION]
     rows = (
-        exp.select(*_columns(shown), exp.alias_(visible_from, VISIBLE_FROM, quoted=True))
+        exp.select(*_columns(shown), exp.alias_(_visible_from(join), VISIBLE_FROM, quoted=True))
         .from_(names.history(join.project, join.view))
-        .where(exp.LTE(this=column(POSITION), expression=exp.Literal.number(join.position)))
+        .where(_pinned(join))
     )
     return tree.with_("_pinned", as_=rows, materialized=False, copy=False)
+
+
+def _served_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
+    """The same, where a row becomes visible with the first publish that covers its position and its visibility."""
+    shown = _columns([*join.keys, *_ORDER_KEY, POSITION])
+    due = exp.alias_(_visible_from(join), "_due", quoted=True)
+    rows = exp.select(*shown, due).from_(names.history(join.project, join.view)).where(_pinned(join))
+    reached = (column(PUBLISH, "_by_position"), column(PUBLISH, "_by_horizon"))
+    publish = exp.Greatest(this=reached[0], expressions=[reached[1]], ignore_nulls=True)
+    served = (
+        exp.select(*shown, exp.alias_(publish, VISIBLE_FROM, quoted=True))
+        .from_("_rows")
+        .join(_first_publish(names.PUBLISHED_POSITIONS, "_by_position", column(POSITION, "_rows")))
+        .join(_first_publish(names.PUBLISHED_HORIZONS, "_by_horizon", column("_due", "_rows")))
+    )
+    return tree.with_("_rows", as_=rows, materialized=False, copy=False).with_(
+        "_pinned", as_=served, materialized=False, copy=False
+    )
 
 
 def asked_entities(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -126,16 +148,28 @@ def leading_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """
     if join.known_at_event:
         return tree
-    visible, event, partition = column(VISIBLE_FROM), column(EVENT), [column(ENTITY)]
-    order = exp.Order(expressions=[exp.Ordered(this=column(name)) for name in (VISIBLE_FROM, *_ORDER_KEY)])
+    visible, partition = column(VISIBLE_FROM), [column(ENTITY)]
+    rows, place, order_key = "_visible", column(EVENT), list(_ORDER_KEY)
+    if join.knowledge == "as_served":
+        # Of rows with one event time a greater one may be served earlier: only the whole order key tells.
+        tree, rows, place, order_key = _ranked_rows(tree), "_ranked", column(RANK), [RANK]
+    order = exp.Order(expressions=[exp.Ordered(this=column(name)) for name in (VISIBLE_FROM, *order_key)])
     so_far = exp.WindowSpec(kind="ROWS", start="UNBOUNDED", start_side="PRECEDING", end="CURRENT ROW")
-    greatest = exp.Window(this=exp.Max(this=event), partition_by=partition, order=order, spec=so_far)
+    greatest = exp.Window(this=exp.Max(this=place), partition_by=partition, order=order, spec=so_far)
     following = exp.Window(this=exp.Lead(this=visible), partition_by=partition, order=order)
-    shown = [column(ENTITY), visible, event, column(POSITION)]
-    ordered = exp.select(*shown, exp.alias_(greatest, "_greatest"), exp.alias_(following, "_next")).from_("_visible")
+    shown = [column(ENTITY), visible, place, column(POSITION)]
+    ordered = exp.select(*shown, exp.alias_(greatest, "_greatest"), exp.alias_(following, "_next")).from_(rows)
     last = exp.or_(column("_next").is_(exp.null()), exp.GT(this=column("_next"), expression=visible))
-    leading = exp.select(*shown).from_(ordered.subquery("_ordered")).where(event.eq(column("_greatest")), last)
+    leading = exp.select(*shown).from_(ordered.subquery("_ordered")).where(place.eq(column("_greatest")), last)
     return tree.with_("_leading", as_=leading, copy=False)
+
+
+def _ranked_rows(tree: exp.Select) -> exp.Select:
+    """The visible rows, each with its place among those of its entity, by rule 1."""
+    order = exp.Order(expressions=[exp.Ordered(this=column(name)) for name in _ORDER_KEY])
+    rank = exp.Window(this=exp.RowNumber(), partition_by=[column(ENTITY)], order=order)
+    ranked = exp.select(*_columns((ENTITY, VISIBLE_FROM, POSITION)), exp.alias_(rank, RANK, quoted=True))
+    return tree.with_("_ranked", as_=ranked.from_("_visible"), materialized=False, copy=False)
 
 
 def match(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -187,6 +221,22 @@ def fetch_fields(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
         .from_("_answers")
         .join(history, on=column(POSITION, "_answers").eq(column(POSITION, "_history")))
     )
+
+
+def _visible_from(join: PointInTimeJoin) -> exp.Expr:
+    if join.knowledge == "event" or not join.view.has_created:
+        return column(EVENT)
+    return exp.Greatest(this=column(EVENT), expressions=[column(CREATED)], ignore_nulls=True)
+
+
+def _pinned(join: PointInTimeJoin) -> exp.Expr:
+    return exp.LTE(this=column(POSITION), expression=exp.Literal.number(join.position))
+
+
+def _first_publish(reached: str, alias: str, value: exp.Expr) -> exp.Join:
+    """An as-of match on a table of the publish log: the least `_up_to` that is not below `value`; it has no ties."""
+    table = exp.to_table(f'"{reached}"').as_(alias)
+    return exp.Join(this=table, method="ASOF", on=exp.LTE(this=value, expression=column(UP_TO, alias)))
 
 
 def _columns(wanted: Sequence[str], table: str | None = None) -> list[exp.Column]:

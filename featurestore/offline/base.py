@@ -17,6 +17,7 @@ from featurestore.compiler import names
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.feature_view import FeatureView
+from featurestore.offline.served import Stretch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +88,11 @@ class OfflineStore(Protocol):
         """How many source rows of a load are settled; 0 for an unknown load."""
         ...
 
-    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table) -> pa.Table:
-        """Answers to spine rows (`_row`, join keys, `_as_of`), as (`_row`, event_timestamp, fields), in any order."""
+    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table, served: Stretch | None = None) -> pa.Table:
+        """Answers to spine rows (`_row`, join keys, `_as_of`), as (`_row`, event_timestamp, fields), in any order.
+
+        `served` comes with `knowledge="as_served"` alone; `_as_of` then counts its publishes.
+        """
         ...
 
     def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:

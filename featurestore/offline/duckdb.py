@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
 from featurestore.offline.interrupts import interruptible
+from featurestore.offline.served import Stretch
 
 #: Times in UTC; no progress bar, which DuckDB would write to stdout, where the one JSON document goes.
 SESSION = "SET TimeZone = 'UTC'; SET enable_progress_bar = false"
@@ -127,13 +128,15 @@ class DuckDBOfflineStore:
             added=added.num_rows, corrections=int(correction.sum()), duplicates=int(np.count_nonzero(duplicate))
         )
 
-    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table) -> pa.Table:
+    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table, served: Stretch | None = None) -> pa.Table:
         """Answers to spine rows, in any order; see the protocol."""
         chosen = {name: arrow_type(join.view.fields[name].dtype) for name in join.fields}
         schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
         with self._session(write=False) as connection:
             self._require(connection, join.view.ref)
-            with _registered(connection, names.SPINE, spine):
+            with ExitStack() as registered:
+                for name, table in _relations(spine, served).items():
+                    registered.enter_context(_registered(connection, name, table))
                 answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
         return answers.cast(schema)
 
@@ -395,6 +398,17 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _relations(spine: pa.Table, served: Stretch | None) -> dict[str, pa.Table]:
+    """What a point-in-time join reads beside history."""
+    if served is None:
+        return {names.SPINE: spine}
+    return {
+        names.SPINE: spine,
+        names.PUBLISHED_POSITIONS: served.positions,
+        names.PUBLISHED_HORIZONS: served.horizons,
+    }
 
 
 @contextmanager

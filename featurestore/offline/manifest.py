@@ -21,6 +21,7 @@ from featurestore.digest import content_digest, type_text
 from featurestore.errors import InputError
 from featurestore.feature_view import FeatureView
 from featurestore.fingerprint import definition_fingerprint, service_signature
+from featurestore.offline.served import PublishLog
 from featurestore.offline.spine import Spine
 from featurestore.offline.training_set import TrainingSetQuery
 from featurestore.outputs import Output, pinned_views
@@ -68,6 +69,7 @@ def make_manifest(
         },
         "views": {ref: _view(view, query.positions[ref]) for ref, view in views.items()},
         "knowledge": query.knowledge,
+        "publishes": {ref: log.document() for ref, log in query.publishes.items()},
         "full_feature_names": query.full_feature_names,
         "with_status": query.with_status,
         "spine": {
@@ -126,6 +128,7 @@ def recorded_query(manifest: Mapping[str, Any]) -> TrainingSetQuery:
         knowledge=manifest["knowledge"],
         full_feature_names=manifest["full_feature_names"],
         with_status=manifest["with_status"],
+        publishes={ref: PublishLog.of(log) for ref, log in manifest.get("publishes", {}).items()},
     )
 
 

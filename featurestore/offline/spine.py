@@ -38,16 +38,18 @@ class Spine:
         """How many rows ask."""
         return int(self.table.num_rows)
 
-    def asking(self, join_keys: Mapping[str, DType]) -> pa.Table:
+    def asking(self, join_keys: Mapping[str, DType], as_of: pa.Array | None = None) -> pa.Table:
         """(_row, join keys, _as_of) of the rows whose join keys are all there, in the types of one view.
 
-        A key beyond the view's integer type is none of its entities: the row does not ask, and finds nothing.
+        `as_of` takes the place of the times; a row where it is null does not ask. A key beyond the view's
+        integer type is none of its entities: the row does not ask, and finds nothing.
         """
         columns = {name: _narrowed(self.keys[name], arrow_type(dtype)) for name, dtype in join_keys.items()}
-        complete = np.ones(self.rows, dtype=bool)
+        times = pa.array(self.as_of_us).cast(TIMESTAMP) if as_of is None else as_of
+        complete = times.is_valid().to_numpy(zero_copy_only=False).copy()
         for column in columns.values():
             complete &= column.is_valid().to_numpy(zero_copy_only=False)
-        asked = pa.table({ROW: np.arange(self.rows), **columns, AS_OF: pa.array(self.as_of_us).cast(TIMESTAMP)})
+        asked = pa.table({ROW: np.arange(self.rows), **columns, AS_OF: times})
         return asked if complete.all() else asked.filter(pa.array(complete))
 
 

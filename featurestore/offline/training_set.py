@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from featurestore.ingest.gate import check_column
 from featurestore.matrix import MatrixPlan, to_matrix
 from featurestore.offline import frames
 from featurestore.offline.base import OfflineStore
+from featurestore.offline.served import PublishLog
 from featurestore.offline.spine import Spine, spine_column
 from featurestore.outputs import Output, pinned_views, service_outputs
 from featurestore.status import Status, row_statuses
@@ -43,7 +44,10 @@ STATUS_NAMES = pa.array([status.name for status in Status])
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetQuery:
-    """What a training set is made of; `positions` pins the history of each view (by ref)."""
+    """What a training set is made of; `positions` pins the history of each view (by ref).
+
+    `publishes` are the logs of the views, for `knowledge="as_served"` alone.
+    """
 
     project: str
     service: FeatureService
@@ -52,6 +56,7 @@ class TrainingSetQuery:
     knowledge: str = "created"
     full_feature_names: bool = False
     with_status: bool = False
+    publishes: Mapping[str, PublishLog] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,8 @@ class ViewAnswer:
     columns: Mapping[str, pa.Array]
     statuses: NDArray[np.uint8]
     event_us: NDArray[np.int64]
+    #: Whether a publish was under way at as_of; None unless knowledge is as_served.
+    uncertain: NDArray[np.bool_] | None
 
 
 def build_table(store: OfflineStore, query: TrainingSetQuery, spine: Spine) -> tuple[pa.Table, tuple[Output, ...]]:
@@ -138,7 +145,8 @@ def _answer(store: OfflineStore, query: TrainingSetQuery, view: FeatureView, spi
         knowledge=query.knowledge,
         asking=spine.rows,
     )
-    answers = store.point_in_time(join, spine.asking(view.join_keys))
+    log = query.publishes[view.ref] if query.knowledge == "as_served" else None
+    answers = _answers(store, join, spine, log)
     place = np.full(spine.rows, -1, dtype=np.int64)
     place[answers.column(ROW).to_numpy()] = np.arange(answers.num_rows)
     found = place >= 0
@@ -153,7 +161,27 @@ def _answer(store: OfflineStore, query: TrainingSetQuery, view: FeatureView, spi
     with ThreadPoolExecutor(GATHER_THREADS) as threads:
         taken = threads.map(lambda name: answers.column(name).combine_chunks().take(gather), wanted)
         columns = dict(zip(wanted, taken, strict=True))
-    return ViewAnswer(columns=columns, statuses=statuses, event_us=event_us)
+    uncertain = None if log is None else log.uncertain(spine.as_of_us)
+    return ViewAnswer(columns=columns, statuses=statuses, event_us=event_us, uncertain=uncertain)
+
+
+def _answers(store: OfflineStore, join: PointInTimeJoin, spine: Spine, log: PublishLog | None) -> pa.Table:
+    """What history answers; as served, one join for each stretch of the publish log that the spine asks about."""
+    if log is None:
+        return store.point_in_time(join, spine.asking(join.view.join_keys))
+    last = log.last_by(spine.as_of_us)
+    parts = []
+    for stretch in log.stretches():
+        inside = (stretch.first <= last) & (last <= stretch.last)
+        if inside.any():
+            asking = spine.asking(join.view.join_keys, pa.array(last, mask=~inside))
+            parts.append(store.point_in_time(join, asking, stretch))
+    # Nobody asks after the first publish: the shape of no answer comes from asking nothing.
+    return (
+        pa.concat_tables(parts)
+        if parts
+        else store.point_in_time(replace(join, knowledge="created"), spine.asking(join.view.join_keys).slice(0, 0))
+    )
 
 
 def _wanted_fields(service: FeatureService, view: FeatureView) -> list[str]:
@@ -186,22 +214,23 @@ def _with_request_fields(spine: Spine, service: FeatureService) -> dict[str, pa.
             f"the spine lacks the request field {', '.join(map(repr, missing))} of service {service.name!r}; add the "
             f"column with the values that a request would carry"
         )
-    for field in service.request_fields:
-        values, broken = check_column(field, spine_column(spine.table, field.name, field.dtype))
+    for declared in service.request_fields:
+        values, broken = check_column(declared, spine_column(spine.table, declared.name, declared.dtype))
         if broken:
             says, rows = next(iter(broken.items()))
-            raise InputError(f"spine column {field.name!r}, row {int(np.argmax(rows))}: {says}; mend the spine")
-        columns[field.name] = values
+            raise InputError(f"spine column {declared.name!r}, row {int(np.argmax(rows))}: {says}; mend the spine")
+        columns[declared.name] = values
     return columns
 
 
 def _status_columns(view: str, answer: ViewAnswer, spine: Spine) -> dict[str, pa.Array]:
     found = answer.statuses != Status.NOT_FOUND
     age_us = np.where(found, spine.as_of_us - answer.event_us, 0)
-    return {
+    columns = {
         f"{view}__status": STATUS_NAMES.take(pa.array(answer.statuses)),
         f"{view}__age_us": pa.array(age_us, mask=~found),
     }
+    return columns if answer.uncertain is None else {**columns, f"{view}__uncertain": pa.array(answer.uncertain)}
 
 
 def _claim(columns: dict[str, pa.Array | pa.ChunkedArray], name: str, column: pa.Array) -> None:

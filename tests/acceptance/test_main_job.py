@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,29 @@ def test_knowledge_event_ignores_when_a_row_became_known(inside: Run, store: Pat
     table = trained(inside, store, *BASKET, "--spine", "spine.parquet", "--knowledge", "event")
     assert answers(table) == shop.TRAINING_BY_EVENT
     assert json.loads((store / "t.parquet.manifest.json").read_text())["knowledge"] == "event"
+
+
+def test_knowledge_as_served_knows_nothing_before_the_publish_and_everything_after(inside: Run, store: Path) -> None:
+    served = ("--knowledge", "as_served", "--with-status")
+    table = trained(inside, store, *BASKET, "--spine", "spine.parquet", *served)
+    # All of the shop's rows were published at once, after the last row of the spine.
+    assert set(table.column("spending__status").to_pylist()) == {"NOT_FOUND"}
+    assert set(table.column("spending__uncertain").to_pylist()) == {False}
+    later = spine_table()
+    later = later.set_column(
+        later.column_names.index("as_of"),
+        "as_of",
+        pa.array([datetime.fromisoformat(shop.NOW)] * later.num_rows, later.schema.field("as_of").type),
+    )
+    pq.write_table(later, store / "later.parquet")
+    by_then = trained(inside, store, *BASKET, "--spine", "later.parquet")
+
+    now = trained(inside, store, *BASKET, "--spine", "later.parquet", *served)
+
+    assert answers(now) == answers(by_then)
+    assert "PRESENT" in now.column("spending__status").to_pylist()
+    assert len(json.loads((store / "t.parquet.manifest.json").read_text())["publishes"]["spending@1"]) == 1
+    assert inside(store, "get-historical-features", "--verify-manifest", "t.parquet.manifest.json").code == 0
 
 
 def test_full_feature_names_begin_with_the_view(inside: Run, store: Path) -> None:

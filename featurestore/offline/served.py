@@ -1,0 +1,90 @@
+"""As-served knowledge: what the online store held at an instant, derived from the log of publishes.
+
+After publish k the online store holds the projection at (position k, horizon k), so a row is served from the first
+publish that covers both its position and its visibility. The number of that publish takes the place of `visible_from`,
+and the number of the last publish acknowledged by `as_of` the place of `as_of`; the rules of time stay as they are.
+
+Positions and horizons only grow, except where a repair set the horizon back. Such a repair begins a new stretch of the
+log, in which it counts as the first publish of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.arrow_types import TIMESTAMP
+from featurestore.compiler.names import PUBLISH, UP_TO
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Publishes `first` to `last` of a log, over which the projection only grew, as two tables that SQL can join.
+
+    Each has the columns `_up_to` (distinct) and `_publish`: the first publish that reaches so far, in positions and in
+    horizons (timestamps).
+    """
+
+    first: int
+    last: int
+    positions: pa.Table
+    horizons: pa.Table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PublishLog:
+    """The publishes of one view, in the order they were acknowledged; times in microseconds."""
+
+    positions: Ints
+    horizons_us: Ints
+    started_us: Ints
+    acknowledged_us: Ints
+
+    @classmethod
+    def of(cls, publishes: Sequence[Sequence[int]]) -> PublishLog:
+        """From (position, horizon, started, acknowledged) each."""
+        columns = np.array(publishes, dtype=np.int64).reshape(-1, 4).T
+        return cls(*(np.ascontiguousarray(column) for column in columns))
+
+    def document(self) -> list[list[int]]:
+        """What `of` takes, as JSON."""
+        rows: list[list[int]] = np.stack(
+            [self.positions, self.horizons_us, self.started_us, self.acknowledged_us], axis=1
+        ).tolist()
+        return rows
+
+    def last_by(self, as_of_us: Ints) -> Ints:
+        """The number of the last publish acknowledged by each instant; -1 before the first."""
+        if len(self.acknowledged_us) == 0:
+            return np.full(len(as_of_us), -1, dtype=np.int64)
+        # A clock that was set back makes times fall; the last publish by then is what counts.
+        settled = np.minimum.accumulate(self.acknowledged_us[::-1])[::-1]
+        return np.searchsorted(settled, as_of_us, side="right").astype(np.int64) - 1
+
+    def uncertain(self, as_of_us: Ints) -> NDArray[np.bool_]:
+        """Whether a publish was under way, ends included: some of its rows were online, and nobody knows which."""
+        begun = np.searchsorted(np.sort(self.started_us), as_of_us, side="right")
+        done = np.searchsorted(np.sort(self.acknowledged_us), as_of_us, side="left")
+        under_way: NDArray[np.bool_] = begun > done
+        return under_way
+
+    def stretches(self) -> Iterator[Stretch]:
+        """The log, cut before each publish whose horizon or position fell."""
+        fell = (np.diff(self.horizons_us) < 0) | (np.diff(self.positions) < 0)
+        bounds = [0, *(np.flatnonzero(fell) + 1).tolist(), len(self.positions)]
+        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+            if end > first:
+                positions = _firsts(self.positions[first:end], first, pa.int64())
+                yield Stretch(first, end - 1, positions, _firsts(self.horizons_us[first:end], first, TIMESTAMP))
+
+
+def _firsts(reached: Ints, first: int, kind: pa.DataType) -> pa.Table:
+    """Each distinct value of a growing column, with the number of the first publish that has it."""
+    values, places = np.unique(reached, return_index=True)
+    return pa.table({UP_TO: pa.array(values).cast(kind), PUBLISH: places.astype(np.int64) + first})
