@@ -1,6 +1,6 @@
 """The corpus on the stores: a small adapter an engine, the real gate, sequence, append and publish, the real lookup.
 
-To add an engine, add its line to OFFLINE or ONLINE; no case can leave an engine out.
+To add an engine, add its line to OFFLINE or ONLINE, and a pair to serve from; no case can leave an engine out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.clock import from_us
 from featurestore.dtypes import DType
 from featurestore.ingest.gate import Gate
-from featurestore.ingest.load import LoadCounts, Loader, WindowedBatch
+from featurestore.ingest.load import Loader, WindowedBatch
 from featurestore.ingest.publish import Published, Publisher
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import OfflineStore
@@ -44,7 +44,7 @@ BATCH_ROWS = 2
 
 @contextmanager
 def _duckdb(_: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[OfflineStore]:
-    store = DuckDBOfflineStore(folder / "offline.duckdb", project, threads=2)
+    store = DuckDBOfflineStore(folder / "offline.duckdb", project, threads=1)
     with store.open(write=True):
         yield store
 
@@ -63,6 +63,8 @@ OFFLINE: Mapping[str, Callable[[pytest.FixtureRequest, Path, str], AbstractConte
 ONLINE: Mapping[str, Callable[[pytest.FixtureRequest, Path, str], AbstractContextManager[OnlineStore]]] = {
     "sqlite": _sqlite,
 }
+#: Which histories are published into which online stores; each engine stands in one pair at least.
+PAIRS: Sequence[tuple[str, str]] = (("duckdb", "sqlite"),)
 
 
 # ------------------------------------------------------------------ definitions
@@ -135,24 +137,28 @@ def _columns(types: Mapping[str, DType], rows: Sequence[Mapping[str, Any]]) -> d
 
 @dataclass
 class Histories:
-    """An offline store that loads the arrivals of cases, each view under a name of its own."""
+    """An offline store that holds the history of one case at a time; engines look names up slower among hundreds."""
 
     store: OfflineStore
     project: str
-    counts: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
     _sequences: dict[str, int] = field(default_factory=dict)
-    _loaded: set[str] = field(default_factory=set)
+    _refs: list[str] = field(default_factory=list)
 
-    def load_all(self, case: Case) -> None:
-        """Load every arrival of a case, unless that is done already."""
-        if case.name not in self._loaded:
-            for arrival in case.arrivals:
-                self.load(case, arrival)
-            self.complete(case)
-            self._loaded.add(case.name)
+    def begin(self, case: Case) -> None:
+        """Forget the case before, and begin this one with nothing."""
+        for ref in self._refs:
+            self.store.drop_history(ref)
+        self._refs = [feature_view(case, ref).ref for ref in case.views]
+        self._sequences = dict.fromkeys(self._refs, 1)
 
-    def load(self, case: Case, arrival: Arrival) -> None:
-        """Bring one arrival through gate, sequence and append, as its view is by then."""
+    def load_all(self, case: Case) -> dict[int, dict[str, int]]:
+        """Load every arrival of a case; number of the arrival -> what was counted."""
+        counts = {arrival.number: self.load(case, arrival) for arrival in case.arrivals}
+        self.complete(case)
+        return counts
+
+    def load(self, case: Case, arrival: Arrival) -> dict[str, int]:
+        """Bring one arrival through gate, sequence and append, as its view is by then; what was counted."""
         view = feature_view(case, arrival.view, arrival.number)
         self.store.ensure_history(view)
         rows = source_table(case.views[arrival.view], arrival)
@@ -165,21 +171,15 @@ class Histories:
             gate=Gate(view, run="run", at_us=0),
         )
         settled = loader.settle(WindowedBatch(batch=batch, window=RowWindow()))
-        self.counts[case.name, arrival.number] = counted(settled.counts)
+        return {name: getattr(settled.counts, name) for name in COUNTS}
 
     def complete(self, case: Case) -> None:
         """Give every view its last fields, and a history where nothing has arrived."""
         for ref in case.views:
             self.store.ensure_history(feature_view(case, ref))
 
-    def forget(self, case: Case) -> None:
-        """Begin a case anew."""
-        for ref in case.views:
-            self.store.drop_history(feature_view(case, ref).ref)
-            self._sequences.pop(feature_view(case, ref).ref, None)
-
     def _take(self, ref: str, count: int) -> int:
-        first = self._sequences.get(ref, 1)
+        first = self._sequences[ref]
         self._sequences[ref] = first + count
         return first
 
@@ -196,11 +196,6 @@ class Histories:
         )
         table, _ = build_table(self.store, query, read_spine(spine_table(case, case.spine), case.keys, {}))
         return training_answers(case, table)
-
-
-def counted(counts: LoadCounts) -> dict[str, int]:
-    """The counts that cases speak of."""
-    return {name: getattr(counts, name) for name in COUNTS}
 
 
 def schema_id(view: FeatureView) -> int:
@@ -288,9 +283,7 @@ class Projection:
         keys = spine_table(self.case, list(asks.values())).drop_columns(["as_of"])
         response = lookup.lookup({name: keys.column(name).combine_chunks() for name in keys.column_names})
         verdicts = {verdict.ref: verdict for verdict in response.views}
-        statuses = {
-            ref: [Status(status).name for status in verdicts[view.ref].statuses] for ref, view in views.items()
-        }
+        statuses = {ref: [Status(status).name for status in verdicts[view.ref].statuses] for ref, view in views.items()}
         columns = {out.name: column for out, column in zip(plan.outputs, response.columns, strict=True)}
         answers = _answers(self.case, len(asks), statuses, columns)
         return {place: answers[row] for row, place in enumerate(asks)}

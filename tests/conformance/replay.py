@@ -93,9 +93,7 @@ def replaying(root: Path, project: str, offline: OfflineStore, cases: Sequence[C
         views={view.ref: view for view in views},
         services={case.name: service_of(case) for case in cases},
     )
-    apply(
-        repository.registry, repository.state, offline, repository.online, definitions, who="corpus", clock=clock
-    )
+    apply(repository.registry, repository.state, offline, repository.online, definitions, who="corpus", clock=clock)
     try:
         yield Replay(root, clock, FeatureStore.of(repository))
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from featurestore.online.base import OnlineStore
 from tests import oracle
 from tests.conformance.answers import Answer, arrive_all, expected, oracle_answers
 from tests.conformance.cases import Ask, Case, read_corpus
-from tests.conformance.engines import OFFLINE, ONLINE, Histories, Projection
+from tests.conformance.engines import OFFLINE, ONLINE, PAIRS, Histories, Projection
 from tests.conformance.replay import Replay, replaying
 
 CASES = read_corpus()
@@ -28,14 +28,9 @@ def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module", params=OFFLINE)
 def histories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Histories]:
-    """All cases loaded once, for training sets and for publishes into empty stores."""
-    yield from _histories(request, tmp_path_factory, "conformance")
-
-
-@pytest.fixture(scope="module", params=OFFLINE)
-def growing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Histories]:
-    """Histories that are loaded arrival by arrival, with publishes between."""
-    yield from _histories(request, tmp_path_factory, "conformance_growing")
+    """An offline store for one case after the other."""
+    with OFFLINE[request.param](request, tmp_path_factory.mktemp("offline"), "conformance") as store:
+        yield Histories(store, "conformance")
 
 
 @pytest.fixture(scope="module", params=OFFLINE if AS_SERVED else [])
@@ -46,16 +41,23 @@ def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield made
 
 
-@pytest.fixture(scope="module", params=ONLINE)
-def online(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineStore]:
-    """An online store; every test empties what it uses."""
-    with ONLINE[request.param](request, tmp_path_factory.mktemp("online"), "conformance") as store:
-        yield store
+@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Histories, OnlineStore]]:
+    """Histories, and an online store that they are published into."""
+    offline, online = request.param
+    folder = tmp_path_factory.mktemp("serving")
+    with (
+        OFFLINE[offline](request, folder, "conformance_served") as store,
+        ONLINE[online](request, folder, "conformance_served") as served,
+    ):
+        yield Histories(store, "conformance_served"), served
 
 
-def _histories(request: pytest.FixtureRequest, folders: pytest.TempPathFactory, project: str) -> Iterator[Histories]:
-    with OFFLINE[request.param](request, folders.mktemp(project), project) as store:
-        yield Histories(store, project)
+def test_no_engine_is_left_out() -> None:
+    assert {offline for offline, _ in PAIRS} == set(OFFLINE)
+    assert {online for _, online in PAIRS} == set(ONLINE)
 
 
 # ------------------------------------------------------------------ the double loop
@@ -89,57 +91,54 @@ def test_the_double_loop_agrees_on_what_was_served(case: Case) -> None:
 
 
 @each(CASES)
-def test_arrivals_are_counted_as_the_case_says(case: Case, histories: Histories) -> None:
-    histories.load_all(case)
+def test_training_sets_and_counts_are_as_the_case_says(case: Case, histories: Histories) -> None:
     counts = {number: counted for history in arrive_all(case).values() for number, counted in history.counts.items()}
-    assert {number: histories.counts[case.name, number] for number in counts} == counts
-
-
-@each(CASES)
-def test_a_training_set_has_the_expected_rows(case: Case, histories: Histories) -> None:
-    histories.load_all(case)
+    histories.begin(case)
+    assert histories.load_all(case) == counts
     assert histories.training_set(case, "created") == expected(case, lambda ask: ask.expect)
-
-
-@each(EVENT_CASES)
-def test_a_training_set_known_from_the_event_on_has_the_expected_rows(case: Case, histories: Histories) -> None:
-    histories.load_all(case)
-    wanted = expected(case, lambda ask: ask.expect_event)
-    assert _of(histories.training_set(case, "event"), wanted) == wanted
+    if wanted := expected(case, lambda ask: ask.expect_event):
+        assert _of(histories.training_set(case, "event"), wanted) == wanted
 
 
 # ------------------------------------------------------------------ serving
 
 
 @each(CASES)
-def test_serving_answers_as_expected_after_one_publish(case: Case, histories: Histories, online: OnlineStore) -> None:
-    histories.load_all(case)
-    projection = Projection(case, histories, online)
-    got: dict[int, dict[str, Answer]] = {}
-    for now_us, asks in _by_instant(case).items():
+def test_serving_answers_as_the_case_says(case: Case, pair: tuple[Histories, OnlineStore]) -> None:
+    wanted = expected(case, lambda ask: ask.expect)
+    projection = Projection(case, *pair)
+    assert _after_publishes_as_things_come(projection) == wanted
+    anew = _after_one_publish_into_an_empty_store(projection)
+    assert anew == _of(wanted, anew)
+    projection.empty()
+
+
+def _after_publishes_as_things_come(projection: Projection) -> dict[int, dict[str, Answer]]:
+    """What serving answers when each arrival was published as it came, with its fields, and then each later instant."""
+    case, (first, *later) = projection.case, _by_instant(projection.case)
+    projection.histories.begin(case)
+    projection.empty()
+    for arrival in case.arrivals:
+        projection.histories.load(case, arrival)
+        projection.publish(arrival.view, first, arrival.number)
+    projection.histories.complete(case)
+    got = projection.serve(first, _by_instant(case)[first])
+    for now_us in later:
+        projection.publish_all(now_us)
+        got |= projection.serve(now_us, _by_instant(case)[now_us])
+    return got
+
+
+def _after_one_publish_into_an_empty_store(projection: Projection) -> dict[int, dict[str, Answer]]:
+    """What serving answers at each instant when all of history was published at once."""
+    got = dict[int, dict[str, Answer]]()
+    # Of a single arrival, the first instant was published so already.
+    done = 1 if len(projection.case.arrivals) == 1 else 0
+    for now_us, asks in list(_by_instant(projection.case).items())[done:]:
         projection.empty()
         projection.publish_all(now_us)
         got |= projection.serve(now_us, asks)
-    assert got == expected(case, lambda ask: ask.expect)
-
-
-@each(CASES)
-def test_serving_answers_as_expected_after_a_publish_for_each_arrival_and_instant(
-    case: Case, growing: Histories, online: OnlineStore
-) -> None:
-    instants = _by_instant(case)
-    growing.forget(case)
-    projection = Projection(case, growing, online)
-    projection.empty()
-    for arrival in case.arrivals:
-        growing.load(case, arrival)
-        projection.publish(arrival.view, min(instants), arrival.number)
-    growing.complete(case)
-    got: dict[int, dict[str, Answer]] = {}
-    for now_us, asks in instants.items():
-        projection.publish_all(now_us)
-        got |= projection.serve(now_us, asks)
-    assert got == expected(case, lambda ask: ask.expect)
+    return got
 
 
 def _by_instant(case: Case) -> dict[int, dict[int, Ask]]:
@@ -150,29 +149,28 @@ def _by_instant(case: Case) -> dict[int, dict[int, Ask]]:
     return instants
 
 
-def _of(answers: dict[int, dict[str, Answer]], wanted: dict[int, dict[str, Answer]]) -> dict[int, dict[str, Answer]]:
-    return {place: answers[place] for place in wanted}
+def _of(answers: dict[int, dict[str, Answer]], rows: Iterable[int]) -> dict[int, dict[str, Answer]]:
+    return {row: answers[row] for row in rows}
 
 
 # ------------------------------------------------------------------ as served
 
 
 @each(SERVED_CASES)
-def test_what_is_expected_as_served_is_what_serving_answered(
-    case: Case, growing: Histories, online: OnlineStore
-) -> None:
-    growing.forget(case)
-    growing.complete(case)
-    projection = Projection(case, growing, online)
+def test_what_is_expected_as_served_is_what_serving_answered(case: Case, pair: tuple[Histories, OnlineStore]) -> None:
+    waiting, got = list(case.arrivals), dict[int, dict[str, Answer]]()
+    projection = Projection(case, *pair)
+    histories = projection.histories
+    histories.begin(case)
+    histories.complete(case)
     projection.empty()
-    waiting = list(case.arrivals)
-    got: dict[int, dict[str, Answer]] = {}
     for now_us, asks in _by_instant(case).items():
         while waiting and (waiting[0].acknowledged_us or 0) <= now_us:
             arrival = waiting.pop(0)
-            growing.load(case, arrival)
+            histories.load(case, arrival)
             projection.publish(arrival.view, arrival.at_us or 0)
         got |= projection.serve(now_us, asks)
+    projection.empty()
     wanted = expected(case, lambda ask: ask.as_served)
     assert _of(got, wanted) == wanted
 

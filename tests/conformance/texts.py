@@ -27,7 +27,10 @@ _FORMS: dict[DType, tuple[str, str]] = {
     Date: (r"\d{4}-\d\d-\d\d", "YYYY-MM-DD"),
 }
 _WHOLE = (r"-?\d+", "digits")
-_FLOAT = (r"-?\d+(\.\d+)?(e[+-]?\d+)?|NaN|-?Infinity|bits:([0-9a-f]{8}|[0-9a-f]{16})", "a number, NaN, or bits: and hex")
+_FLOAT = (
+    r"-?\d+(\.\d+)?(e[+-]?\d+)?|NaN|-?Infinity|bits:([0-9a-f]{8}|[0-9a-f]{16})",
+    "a number, NaN, or bits: and hex",
+)
 _NUMBER = (r"-?\d+(\.\d+)?", "digits with or without a point")
 
 
