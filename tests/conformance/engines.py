@@ -142,14 +142,15 @@ class Histories:
     store: OfflineStore
     project: str
     _sequences: dict[str, int] = field(default_factory=dict)
-    _refs: list[str] = field(default_factory=list)
+    #: The schema of each view's history, 0 before it has one.
+    _schemas: dict[str, int] = field(default_factory=dict)
 
     def begin(self, case: Case) -> None:
         """Forget the case before, and begin this one with nothing."""
-        for ref in self._refs:
+        for ref in self._schemas:
             self.store.drop_history(ref)
-        self._refs = [feature_view(case, ref).ref for ref in case.views]
-        self._sequences = dict.fromkeys(self._refs, 1)
+        self._schemas = {feature_view(case, ref).ref: 0 for ref in case.views}
+        self._sequences = dict.fromkeys(self._schemas, 1)
 
     def load_all(self, case: Case) -> dict[int, dict[str, int]]:
         """Load every arrival of a case; number of the arrival -> what was counted."""
@@ -160,7 +161,7 @@ class Histories:
     def load(self, case: Case, arrival: Arrival) -> dict[str, int]:
         """Bring one arrival through gate, sequence and append, as its view is by then; what was counted."""
         view = feature_view(case, arrival.view, arrival.number)
-        self.store.ensure_history(view)
+        self._ensure(view)
         rows = source_table(case.views[arrival.view], arrival)
         batch = SourceBatch(rows=rows, source="rows", row_numbers=np.arange(rows.num_rows))
         loader = Loader(
@@ -176,7 +177,12 @@ class Histories:
     def complete(self, case: Case) -> None:
         """Give every view its last fields, and a history where nothing has arrived."""
         for ref in case.views:
-            self.store.ensure_history(feature_view(case, ref))
+            self._ensure(feature_view(case, ref))
+
+    def _ensure(self, view: FeatureView) -> None:
+        if self._schemas[view.ref] != schema_id(view):
+            self.store.ensure_history(view)
+            self._schemas[view.ref] = schema_id(view)
 
     def _take(self, ref: str, count: int) -> int:
         first = self._sequences[ref]
@@ -211,7 +217,7 @@ def training_answers(case: Case, table: pa.Table) -> dict[int, dict[str, Answer]
 
 
 def about(case: Case, ref: str, what: str) -> str:
-    """The column of a training set that tells of a view's answers: its version is named only where there are several."""
+    """The column of a training set that tells of a view's answers; it names the version where there are several."""
     view = feature_view(case, ref)
     versions = [other for other in case.views.values() if other.name == case.views[ref].name]
     return f"{view.name if len(versions) == 1 else view.ref}__{what}"
