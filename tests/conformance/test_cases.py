@@ -56,6 +56,14 @@ def test_every_view_and_service_of_the_corpus_may_be_applied() -> None:
     assert [problem.what for problem in problems] == []
 
 
+def test_the_page_shows_a_case_of_the_corpus(file: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+    file.write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    (shown,) = read_file(file)
+    (case,) = [case for case in CASES if case.name == shown.name]
+    assert (shown.why, shown.views) == (case.why, case.views)
+
+
 def test_texts_are_texts_and_only_plain_null_is_null(file: Path) -> None:
     file.write_text(GOOD)
     (case,) = read_file(file)

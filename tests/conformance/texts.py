@@ -80,8 +80,7 @@ def _float(text: str, dtype: DType) -> float:
     if text.startswith("bits:"):
         data = bytes.fromhex(text.removeprefix("bits:"))
         return float(struct.unpack(">f" if len(data) == 4 else ">d", data)[0])
-    # The float32 nearest to a decimal text; going by way of the nearest float64 could round twice.
-    return float(np.float32(text) if dtype == Float32 else np.float64(text))
+    return float(np.float32(float(text))) if dtype == Float32 else float(text)
 
 
 def text_of(value: Any, dtype: DType) -> Any:
