@@ -96,3 +96,31 @@ def arrive(
 
 def _same_place(one: Row, other: Row) -> bool:
     return (one.keys, one.event, one.created) == (other.keys, other.event, other.created)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """One publish of a view: the projection at (position, horizon) came online between two instants."""
+
+    position: int
+    horizon: int
+    started: int
+    acknowledged: int
+
+
+def served(rows: Iterable[Row], keys: Keys, as_of: int, publishes: Sequence[Publish]) -> Row | None:
+    """As served: the greatest row of the entity that a publish acknowledged by `as_of` had brought online."""
+    best = None
+    for row in rows:
+        for publish in publishes:
+            online = row.position <= publish.position and visible_from(row, "created") <= publish.horizon
+            if row.keys != keys or None in keys or not online or publish.acknowledged > as_of:
+                continue
+            if best is None or order(row) > order(best):
+                best = row
+    return best
+
+
+def uncertain(as_of: int, publishes: Iterable[Publish]) -> bool:
+    """As served: whether a publish was on its way, so that either side of it may have answered."""
+    return any(publish.started <= as_of <= publish.acknowledged for publish in publishes)
