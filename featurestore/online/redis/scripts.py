@@ -34,9 +34,11 @@ class Script:
 
 # Lua compares strings in the server's locale, so order keys are compared as four numbers of 48 bits.
 _LATER = """
+local numbers = struct.unpack
 local function differs(row, stored)
-  local a, b, c, d = struct.unpack('>I6I6I6I6', row)
-  local e, f, g, h = struct.unpack('>I6I6I6I6', stored)
+  if #stored < 24 then return true end
+  local a, b, c, d = numbers('>I6I6I6I6', row)
+  local e, f, g, h = numbers('>I6I6I6I6', stored)
   if a ~= e then return a > e end
   if b ~= f then return b > f end
   if c ~= g then return c > g end
@@ -59,25 +61,28 @@ end
 
 # ARGV: key, row, key, row, ... No key occurs twice. The token goes in with the first rows, in one command.
 _KEEP = """
-local key, call = KEYS[1], redis.call
-local kept = 0
+local key, call, kept = KEYS[1], redis.call, 0
 for first = 1, #ARGV, 512 do
   local last = math.min(first + 511, #ARGV)
-  local fields = {''}
-  for i = first, last, 2 do fields[#fields + 1] = ARGV[i] end
-  local stored = call('HMGET', key, unpack(fields))
-  local changes = {'', false}
+  local fields, count = {''}, 1
   for i = first, last, 2 do
-    local row = stored[(i - first) / 2 + 2]
-    if not row or (#row < 24 or differs(ARGV[i + 1], row)) then
-      changes[#changes + 1] = ARGV[i]
-      changes[#changes + 1] = ARGV[i + 1]
+    count = count + 1
+    fields[count] = ARGV[i]
+  end
+  local stored = call('HMGET', key, unpack(fields, 1, count))
+  local changes, size = {'', false}, 2
+  for i = 2, count do
+    local row = ARGV[first + 2 * i - 3]
+    if not stored[i] or differs(row, stored[i]) then
+      changes[size + 1] = fields[i]
+      changes[size + 2] = row
+      size = size + 2
     end
   end
-  if #changes > 2 then
+  if size > 2 then
     changes[2] = raised(stored[1])
-    call('HSET', key, unpack(changes))
-    kept = kept + #changes / 2 - 1
+    call('HSET', key, unpack(changes, 1, size))
+    kept = kept + size / 2 - 1
   end
 end
 return kept
