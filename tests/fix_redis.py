@@ -25,7 +25,7 @@ import trustme
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from featurestore.online.redis import RedisAddress
-from featurestore.online.redis.faults import CLUSTER_PRIVILEGES, PRIVILEGES
+from featurestore.online.redis.faults import PRIVILEGES
 from tests.fix_proxy import Proxy, server_context
 
 URL_VARIABLE = "FEATURESTORE_TEST_REDIS_URL"
@@ -123,6 +123,35 @@ class RedisProcess:
             self.client.close()
 
 
+def started_cluster(stack: ExitStack, folder: Path, *options: str) -> list[RedisProcess]:
+    """Three nodes that know each other and have all slots; they end with `stack`."""
+    nodes = [
+        stack.enter_context(RedisProcess(folder / f"node{number}", "--cluster-enabled", "yes", *options))
+        for number in range(3)
+    ]
+    share = -(-REDIS_CLUSTER_HASH_SLOTS // len(nodes))
+    for number, node in enumerate(nodes):
+        last = min((number + 1) * share, REDIS_CLUSTER_HASH_SLOTS) - 1
+        node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+        node.client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+
+    def joined(node: RedisProcess) -> bool:
+        info = node.client.execute_command("CLUSTER INFO")
+        return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == len(nodes)
+
+    wait_until(lambda: all(map(joined, nodes)))
+    return nodes
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Until it is so; the test fails when that takes too long."""
+    deadline = time.monotonic() + START_S
+    while not done():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {START_S:g} s")
+        time.sleep(0.05)
+
+
 class RedisFarm:
     """Servers shared by the tests of a session, each started when first asked for. Tests keep apart by project."""
 
@@ -180,23 +209,7 @@ class RedisFarm:
 
     @cached_property
     def cluster(self) -> list[RedisProcess]:
-        nodes = [self._started(f"node{number}", "--cluster-enabled", "yes") for number in range(3)]
-        share = -(-REDIS_CLUSTER_HASH_SLOTS // len(nodes))
-        for number, node in enumerate(nodes):
-            last = min((number + 1) * share, REDIS_CLUSTER_HASH_SLOTS) - 1
-            node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
-            node.client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
-        deadline = time.monotonic() + START_S
-        while not all(self._joined(node, len(nodes)) for node in nodes):
-            if time.monotonic() > deadline:
-                pytest.fail("the cluster does not come together")
-            time.sleep(0.05)
-        return nodes
-
-    @staticmethod
-    def _joined(node: RedisProcess, nodes: int) -> bool:
-        info = node.client.execute_command("CLUSTER INFO")
-        return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes
+        return started_cluster(self._stack, self.folder)
 
     def _started(self, name: str, *options: str, program: str = "redis-server") -> RedisProcess:
         return self._stack.enter_context(RedisProcess(self.folder / name, *options, program=program))
@@ -222,6 +235,3 @@ def redis_farm() -> Iterator[RedisFarm]:
     farm = RedisFarm()
     yield farm
     farm.close()
-
-
-__all__ = ["CLUSTER_PRIVILEGES", "KINDS", "PASSWORD", "RedisFarm", "RedisProcess", "redis_farm"]

@@ -65,12 +65,12 @@ def in_our_words(where: str, error: BaseException) -> FeatureStoreError:
         case redis_errors.ClusterError() | redis_errors.RedisClusterException() | redis_errors.AskError():
             return StoreUnreachable(f"{where}: the cluster does not serve every slot ({said}); mend it and try again")
         case redis_errors.ConnectionError() | redis_errors.TimeoutError() | OSError():
-            return StoreUnreachable(f"{where}: cannot be reached ({said}); check that it runs, and online.url")
+            return StoreUnreachable(f"{where}: cannot be reached ({said}); {_way_there(where, said)}")
     return _answered(where, said)
 
 
 def _answered(where: str, said: str) -> FeatureStoreError:
-    if "can't run this command" in said or "can't access" in said:  # how a script is told, up to Redis 7.2
+    if "ACL failure" in said or "The user executing the script" in said:  # how scripts are told, from and up to 7.0
         return _privilege_missing(where, said)
     if "WRONGTYPE" in said:
         return StoreError(
@@ -78,6 +78,17 @@ def _answered(where: str, said: str) -> FeatureStoreError:
             "fs1:; remove its keys or give the store a database of its own, then publish again with --repair"
         )
     return StoreError(f"{where}: the server answered {said}")
+
+
+def _way_there(where: str, said: str) -> str:
+    if "rediss://" in where:
+        return (
+            "check that it runs, speaks TLS, and whether it wants a certificate of ours (online.tls_cert, "
+            "online.tls_key)"
+        )
+    if "closed by server" in said or "reset by peer" in said:
+        return "check that it runs, and whether it wants TLS (rediss:// in online.url)"
+    return "check that it runs, and online.url"
 
 
 def _privilege_missing(where: str, said: str) -> ConfigError:

@@ -290,19 +290,23 @@ def test_whatever_the_order_and_the_repeats_the_latest_rows_stay(
     store.close()
 
 
+#: Three processes write four versions of each: 108,000 rows.
+SHUFFLED = 9_000
+
+
 def write_shuffled(place: Place, seed: int, barrier: threading.Barrier) -> None:
-    """In a process of its own: versions 1-4 of 2,000 rows in an order of its own, in small batches."""
+    """In a process of its own: all versions of all rows in an order of its own, in small batches."""
     rng = np.random.default_rng(seed)
-    places = rng.permutation(4 * 2_000)
-    numbers, sequences = places % 2_000, places // 2_000 + 1
+    places = rng.permutation(4 * SHUFFLED)
+    numbers, sequences = places % SHUFFLED, places // SHUFFLED + 1
     keys = keys_of(*numbers.tolist())
     none = np.zeros(len(places), dtype=np.int64)
     columns = [pa.array(sequences * 10_000 + numbers), pa.array(["x"] * len(places))]
     rows = RowEncoder(1, FIELDS).encode(OrderKeys(none, none, sequences), columns)
     barrier.wait()
     store = place.open()
-    for first in range(0, len(places), 900):
-        store.write(VIEW, keys.slice(first, 900), rows.slice(first, 900))
+    for first in range(0, len(places), 4_000):
+        store.write(VIEW, keys.slice(first, 4_000), rows.slice(first, 4_000))
     store.close()
 
 
@@ -318,6 +322,7 @@ def test_processes_that_write_the_same_rows_shuffled_end_with_the_latest(place: 
         assert writer.exitcode == 0
 
     store = place.open()
-    assert store.count(VIEW) == 2_000
-    assert values_of(store.read(VIEW, keys_of(*range(2_000)))) == [40_000 + number for number in range(2_000)]
+    numbers = list(range(SHUFFLED))
+    assert store.count(VIEW) == SHUFFLED
+    assert values_of(store.read(VIEW, keys_of(*numbers))) == [40_000 + number for number in numbers]
     store.close()
