@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.clock import Clock, parse_clock
+from featurestore.errors import ConfigError
 
 if TYPE_CHECKING:
     from featurestore.offline.base import OfflineStore
@@ -77,6 +78,8 @@ class Repository:
     @cached_property
     def online(self) -> OnlineStore:
         """The online store."""
+        if self.settings.online.kind == "redis":
+            return _redis_store(self.settings)
         from featurestore.online.sqlite import SqliteOnlineStore
 
         return SqliteOnlineStore(self.settings.online.path, self.settings.project)
@@ -105,3 +108,26 @@ class Repository:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _redis_store(settings: Settings) -> OnlineStore:
+    try:
+        from featurestore.online.redis import RedisAddress, RedisOnlineStore
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ConfigError('[online] kind = "redis" needs a client: pip install "featurestore[redis]"') from error
+    online = settings.online
+    address = RedisAddress(
+        url=online.url or "",
+        username=online.username,
+        password=online.password.get_secret_value() if online.password else None,
+        cluster=online.cluster,
+        tls_ca=online.tls_ca,
+        tls_cert=online.tls_cert,
+        tls_key=online.tls_key,
+        allow_eviction=online.allow_eviction,
+        timeout_s=online.timeout_s,
+        retries=online.retries,
+    )
+    return RedisOnlineStore(settings.project, address)

@@ -59,10 +59,29 @@ class OfflineSettings(_Section):
 
 
 class OnlineSettings(_Section):
-    """The online store."""
+    """The online store: a SQLite file (`path`), or a Redis server or Cluster (the settings below it)."""
 
-    kind: Literal["sqlite"] = "sqlite"
+    kind: Literal["sqlite", "redis"] = "sqlite"
     path: Path = Path("data/online.db")
+    #: redis://host:port/database, or rediss://... for TLS; user name and password have settings of their own.
+    url: str | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    #: Whether `url` names a node of a Redis Cluster.
+    cluster: bool = False
+    #: PEM files: the authority that signed the server's certificate (default: the system's), and one's own.
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    #: Work with a server that may throw rows away when its memory is full.
+    allow_eviction: bool = False
+    #: Longest wait for a connection, and for each answer.
+    timeout_s: float = Setting(default=5.0, gt=0)
+    #: Further tries, after growing waits, of what failed for a passing reason.
+    retries: int = Setting(default=3, ge=0, le=20)
+
+
+_ONLINE_FILE_SETTINGS = frozenset({"path"})
 
 
 class DefinitionsSettings(_Section):
@@ -126,7 +145,27 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     except ValidationError as error:
         raise ConfigError(_listed([_fault(detail) for detail in error.errors()])) from error
     _require_own_schema(settings)
+    _require_online_kind(settings.online)
     return _absolute(settings)
+
+
+def _require_online_kind(online: OnlineSettings) -> None:
+    """Settings of the other kind would be ignored, which nobody means."""
+    given = online.model_fields_set - {"kind"}
+    own = _ONLINE_FILE_SETTINGS if online.kind == "sqlite" else set(OnlineSettings.model_fields) - _ONLINE_FILE_SETTINGS
+    if foreign := sorted(given - own):
+        other = "redis" if online.kind == "sqlite" else "sqlite"
+        raise ConfigError(
+            f'online.{foreign[0]} belongs to kind = "{other}", [online] has kind = "{online.kind}"; '
+            f"set the kind, or remove {', '.join(f'online.{name}' for name in foreign)}"
+        )
+    if online.kind == "redis" and not online.url:
+        raise ConfigError('online.url is missing; add url = "redis://host:6379/0" to [online], as kind = "redis" needs')
+    if "@" in (online.url or ""):
+        raise ConfigError(
+            "online.url holds a user name or a password, which `featurestore config` would show; move them to "
+            "online.username and online.password (or FEATURESTORE_ONLINE_PASSWORD_FILE)"
+        )
 
 
 def _require_own_schema(settings: Settings) -> None:
@@ -268,7 +307,18 @@ def _fault(detail: Any) -> str:
             f"project {detail['input']!r}: letters, digits and _ only, a letter first, at most 63; "
             f"set project in {FILE_NAME} or {PREFIX}PROJECT"
         )
-    return f"{where} = {detail['input']!r}: {detail['msg']}; set it in {FILE_NAME} or {_variable(detail['loc'])}"
+    given = "***" if detail["loc"][-1] in _secrets() else repr(detail["input"])
+    return f"{where} = {given}: {detail['msg']}; set it in {FILE_NAME} or {_variable(detail['loc'])}"
+
+
+def _secrets() -> set[str]:
+    """Settings whose values never stand in a message."""
+    return {
+        name
+        for section in SECTIONS.values()
+        for name, setting in section.model_fields.items()
+        if "SecretStr" in str(setting.annotation)
+    }
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

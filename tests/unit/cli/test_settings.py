@@ -125,3 +125,48 @@ def test_settings_cannot_be_changed_afterwards(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path), {})
     with pytest.raises(ValueError, match="frozen"):
         settings.project = "other"
+
+
+REDIS = 'project = "shop"\n[online]\nkind = "redis"\nurl = "redis://cache:6379/0"\n'
+
+
+def test_a_redis_online_store_takes_its_password_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
+    root = write(tmp_path, REDIS + 'username = "store"\npassword_file = "password"\ntls_ca = "ca.pem"\n')
+
+    online = load_settings(root, {}).online
+
+    assert (online.kind, online.url, online.username) == ("redis", "redis://cache:6379/0", "store")
+    assert online.password is not None
+    assert online.password.get_secret_value() == "hunter2"
+    assert online.tls_ca == tmp_path / "ca.pem"
+    assert "hunter2" not in str(shown(load_settings(root, {})))
+    other = load_settings(root, {"FEATURESTORE_ONLINE_PASSWORD": "hunter3"}).online.password
+    assert other is not None
+    assert other.get_secret_value() == "hunter3"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'project = "shop"\n[online]\nurl = "redis://a"\n',
+            'online.url belongs to kind = "redis", [online] has kind = "sqlite"',
+        ),
+        ('project = "shop"\n[online]\nretries = 1\ntls_ca = "x"\n', "or remove online.retries, online.tls_ca"),
+        (REDIS + 'path = "x"\n', 'online.path belongs to kind = "sqlite", [online] has kind = "redis"'),
+        ('project = "shop"\n[online]\nkind = "redis"\n', "online.url is missing; add url ="),
+        (REDIS + "timeout_s = 0\n", "online.timeout_s = 0: Input should be greater than 0"),
+        (REDIS + "retries = 100\n", "online.retries = 100"),
+    ],
+)
+def test_settings_of_the_other_online_store_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in fault(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", [REDIS.replace("cache", "me:hunter2@cache"), REDIS + "password = 31337\n"])
+def test_no_message_about_settings_holds_a_password(tmp_path: Path, text: str) -> None:
+    said = fault(write(tmp_path, text))
+    assert "online.password" in said
+    assert "hunter2" not in said
+    assert "31337" not in said
