@@ -112,6 +112,10 @@ class RedisServers:
             for script in SCRIPTS:
                 client.script_load(script.source)
 
+    def evictions(self) -> int:
+        """How many keys were evicted, on all servers together."""
+        return self.bounded(lambda: sum(int(client.info("stats")["evicted_keys"]) for client in self._primaries()))
+
     def close(self) -> None:
         """Let go of every connection."""
         self._client.close()

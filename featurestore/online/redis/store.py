@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import StoreError
 from featurestore.online import packing
+from featurestore.online.base import ALL_BUCKETS
 from featurestore.online.keys import BUCKETS, bucket_of
 from featurestore.online.redis import protocol, scripts
 from featurestore.online.redis.exchange import Call, run
@@ -31,7 +32,6 @@ ROW_BYTES_MAX = (1 << 26) - 1
 SCAN_BUCKETS, SCAN_FIELDS = 64, b"1000"
 
 _BUCKET_BYTES = 2
-_ALL_BUCKETS = np.arange(BUCKETS, dtype=np.uint16)
 
 
 class RedisOnlineStore:
@@ -78,11 +78,13 @@ class RedisOnlineStore:
         found = self._fields(ref, buckets.tolist(), [scripts.TOKEN] * len(buckets))
         return np.array([int(token or 0) for token in found], dtype=np.int64)
 
-    def scan(self, ref: str, batch_rows: int) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
+    def scan(
+        self, ref: str, batch_rows: int, buckets: range = ALL_BUCKETS
+    ) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
         """All (keys, rows) by bucket, then by key; `SCAN_BUCKETS` of 4096 buckets are held at a time."""
         waiting: list[pa.Table] = []
-        for first in range(0, BUCKETS, SCAN_BUCKETS):
-            waiting.append(self._bucket_rows(ref, range(first, first + SCAN_BUCKETS)))
+        for first in buckets[::SCAN_BUCKETS]:
+            waiting.append(self._bucket_rows(ref, range(first, min(first + SCAN_BUCKETS, buckets.stop))))
             while sum(map(len, waiting)) >= batch_rows:
                 table = pa.concat_tables(waiting)
                 yield _columns(table.slice(0, batch_rows))
@@ -103,6 +105,10 @@ class RedisOnlineStore:
         called = _called(scripts.DROP, 1, 0)
         calls = [Call(bucket, (called, key)) for bucket, key in enumerate(self._hashes_of(ref))]
         return sum(run(self._servers, calls))
+
+    def evictions(self) -> int:
+        """How many keys the servers gave up for want of memory, of whatever program."""
+        return self._servers.evictions()
 
     def close(self) -> None:
         """Close every connection; no other call may be under way."""
