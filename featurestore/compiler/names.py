@@ -19,6 +19,8 @@ ROW = "_row"
 ENTITY = "_entity"
 AS_OF = "_as_of"
 VISIBLE_FROM = "_visible_from"
+#: Whether a spine row's answer lies beyond the rows that were looked at.
+FAR = "_far"
 
 #: Rows on their way into history.
 INCOMING = "_incoming"

@@ -4,8 +4,9 @@ The rules (docs/semantics.md): rows of one entity are ordered by (event_timestam
 row is visible at t from `visible_from`, the greater of its two times; the value at t is the greatest visible row,
 whole. Expiry is decided afterwards, from the event time returned here (`status.py`).
 
-Each pass below adds one step to the WITH chain, in the order of PASSES in `compile.py`. No as-of match ever has to
-choose among tied rows, since engines choose as it happens:
+Each pass below adds one step to the WITH chain, in the order of `passes` in `compile.py`. Engines without an as-of
+join match otherwise (`greatest_so_far.py`). No as-of match ever has to choose among tied rows, since engines choose as
+it happens:
 
 - Rows known from their `created_timestamp`: `leading_rows` orders each entity's rows by (visible_from, order key) and
   keeps a row if it is the running maximum and the last of its `visible_from`. One row is left per instant, and the

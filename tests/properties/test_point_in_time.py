@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from featurestore.clock import TIMESTAMP_MAX_US
 from featurestore.feature_view import FeatureView
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
 from tests.fix_offline import (
+    ENGINES,
     ask,
     assert_same_bits,
     key_columns,
-    opened_store,
+    opened_engine,
     select,
     times,
     value_columns,
@@ -28,9 +29,9 @@ from tests.oracle import Keys, Row, answer, status
 Asks = Sequence[tuple[Keys, int]]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBOfflineStore]:
-    with opened_store(tmp_path_factory.mktemp("properties")) as opened:
+@pytest.fixture(scope="module", params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
+    with opened_engine(request, request.param, tmp_path_factory.mktemp("properties")) as opened:
         yield opened
 
 
@@ -53,7 +54,7 @@ def questions(draw: st.DrawFn) -> tuple[History, list[tuple[Keys, int]], int, st
 @thoroughly
 @given(question=questions())
 def test_the_join_gives_what_the_double_loop_gives(
-    store: DuckDBOfflineStore, question: tuple[History, list[tuple[Keys, int]], int, str]
+    store: OfflineStore, question: tuple[History, list[tuple[Keys, int]], int, str]
 ) -> None:
     history, asks, position, knowledge = question
     arrive_all(store, history)
