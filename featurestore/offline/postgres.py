@@ -138,7 +138,8 @@ class PostgresOfflineStore:
             return 0, 0
         span = pc.min_max(pc.cast(rows.column(names.EVENT), pa.int64())).as_py()
         known = sql.SQL("INSERT INTO pg_temp._known " + compile.known_rows(self._project, view, POSTGRES))
-        connection.execute(known, (from_us(span["min"]), from_us(span["max"])))
+        with _by_lookups(connection):
+            connection.execute(known, (from_us(span["min"]), from_us(span["max"])))
         counts = "SELECT count(*) FILTER (WHERE _same), count(*) FILTER (WHERE NOT _same) FROM pg_temp._known"
         duplicates, corrections = connection.execute(counts).fetchall()[0]
         return int(duplicates), int(corrections)
@@ -191,17 +192,13 @@ class PostgresOfflineStore:
         with self._transaction() as connection:
             self._require(connection, join.view)
             self._place(connection, join.view, names.SPINE, spine)
-            # The index has the order that is asked for; what tables look like before their first ANALYZE has no say.
-            for plan in ("enable_seqscan", "enable_bitmapscan"):
-                connection.execute("SELECT set_config($1, 'off', true)", (plan,))
             marked = schema.append(pa.field(names.FAR, pa.bool_()))
-            looked_up = _table(connection, compile.nearest(join, POSTGRES), marked)
+            with _by_lookups(connection):
+                looked_up = _table(connection, compile.nearest(join, POSTGRES), marked)
             far = looked_up.column(names.FAR)
             answers = looked_up.filter(pc.invert(far)).drop_columns([names.FAR])
             if answers.num_rows == looked_up.num_rows:
                 return answers
-            for plan in ("enable_seqscan", "enable_bitmapscan"):
-                connection.execute("SELECT set_config($1, 'on', true)", (plan,))
             rest = pc.is_in(spine.column(names.ROW), looked_up.column(names.ROW).filter(far).combine_chunks())
             self._place(connection, join.view, names.SPINE, spine.filter(rest))
             more = _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
@@ -391,11 +388,24 @@ def _table(connection: Connection, query: str | sql.Composable, schema: pa.Schem
         return pa.Table.from_batches(_batches(rows, schema, BATCH_ROWS), schema)
 
 
+@contextmanager
+def _by_lookups(connection: Connection) -> Iterator[None]:
+    """Plans of index lookups only. Statistics would choose to read all of history for a batch, again for each batch,
+    and have nothing to say of temporary tables and before the first ANALYZE."""
+    connection.execute(_PLANS, ("off",))
+    yield
+    connection.execute(_PLANS, ("on",))
+
+
 def _scalar(connection: Connection, statement: str | sql.Composed, *parameters: object) -> Any:
     row = connection.execute(statement, parameters).fetchone()
     return row[0] if row else None
 
 
+_PLANS = (
+    "SELECT set_config(plan, $1, true)"
+    " FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin']) AS plan"
+)
 _TABLE_EXISTS = "SELECT count(*) FROM pg_tables WHERE schemaname = $1 AND tablename = $2"
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename NOT LIKE '\\_%'"
 _COLUMNS = (

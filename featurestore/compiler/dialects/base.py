@@ -21,6 +21,8 @@ class Dialect:
     sqlglot: str
     #: Logical scalar type -> SQL type text.
     types: Mapping[DType, str]
+    #: Whether a column can be read without the others of its rows.
+    columnar: bool
     #: How a list and a vector of an element type are written.
     list_type: Callable[[str], str]
     vector_type: Callable[[str, int], str]

@@ -62,6 +62,7 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 DUCKDB = Dialect(
     name="duckdb",
     sqlglot="duckdb",
+    columnar=True,
     types={
         Bool: "BOOLEAN",
         Int32: "INTEGER",

@@ -92,6 +92,7 @@ def _index_name(table: str, kind: str) -> exp.Identifier:
 POSTGRES = Dialect(
     name="postgres",
     sqlglot="postgres",
+    columnar=False,
     types={
         Bool: "BOOLEAN",
         Int32: "INTEGER",
