@@ -71,16 +71,19 @@ class PostgresOfflineStore:
             self._lock(connection, "")
             for statement in _BOOK_KEEPING:
                 connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self._project)))
+            connection.execute(POSTGRES.sql(history_table.create_history(self._project, view, POSTGRES)))
             present = self._columns(connection, view.ref)
-            if not present:
-                for statement in compile.history_ddl(self._project, view, POSTGRES):
-                    connection.execute(statement)
-                return
             for field in view.schema:
                 if field.name not in present:
                     for change in history_table.add_column(self._project, view, field, POSTGRES):
                         connection.execute(POSTGRES.sql(change))
             self._require(connection, view)
+            history = names.history(self._project, view)
+            indexed = {row[0] for row in connection.execute(_INDEXES, (self._project, history.name)).fetchall()}
+            for index in POSTGRES.indexes(history, view):
+                # Not left to IF NOT EXISTS, which waits for every writer of the view before it looks.
+                if index.this.name not in indexed:
+                    connection.execute(POSTGRES.sql(index))
 
     def drop_history(self, ref: str) -> None:
         """Remove the history of `view@version` and its book-keeping, if there is one."""
@@ -122,7 +125,7 @@ class PostgresOfflineStore:
             self._require(connection, view)
             self._place(connection, view, names.INCOMING, _numbered(arrived.rows))
             self._lock(connection, view.ref)
-            last = self._last_position(connection, view.ref)
+            last = int(_scalar(connection, self._sql(_LAST, table=names.POSITIONS), view.ref) or 0)
             duplicates, corrections = self._known(connection, view, arrived.rows, last)
             added = self._insert(connection, view, arrived, last)
             self._set_aside(connection, arrived.refused)
@@ -293,8 +296,7 @@ class PostgresOfflineStore:
     def _last_position(self, connection: Connection, ref: str) -> int:
         if not self._has_table(connection, names.POSITIONS):
             return 0
-        last = self._sql("SELECT last FROM {table} WHERE view = $1", table=names.POSITIONS)
-        return int(_scalar(connection, last, ref) or 0)
+        return int(_scalar(connection, self._sql(_LAST, table=names.POSITIONS), ref) or 0)
 
     def _has_table(self, connection: Connection, name: str) -> bool:
         return bool(_scalar(connection, _TABLE_EXISTS, self._project, name))
@@ -406,6 +408,8 @@ _PLANS = (
     "SELECT set_config(plan, $1, true)"
     " FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin']) AS plan"
 )
+_LAST = "SELECT last FROM {table} WHERE view = $1"
+_INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = $1 AND tablename = $2"
 _TABLE_EXISTS = "SELECT count(*) FROM pg_tables WHERE schemaname = $1 AND tablename = $2"
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename NOT LIKE '\\_%'"
 _COLUMNS = (

@@ -7,6 +7,7 @@ question asked while rows are streamed) get one each.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -30,6 +31,8 @@ IDLE_IN_TRANSACTION_S_MAX = 60
 WORK_MEM = "64MB"
 RETRY_S = 0.1
 
+_NO_ADDRESS = "offline.url is not an address of Postgres; write it as postgresql://user@host:5432/database"
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -41,9 +44,9 @@ class Connections:
             self._parameters = conninfo.conninfo_to_dict(url)
         except psycopg.ProgrammingError:
             # What libpq says repeats the text, which may hold a password.
-            raise ConfigError(
-                "offline.url is not an address of Postgres; write it as postgresql://user@host:5432/database"
-            ) from None
+            raise ConfigError(_NO_ADDRESS) from None
+        if not re.fullmatch(r"[\d,]*", str(self._parameters.get("port", ""))):
+            raise ConfigError(_NO_ADDRESS)
         if password is not None:
             self._parameters["password"] = password
         self._wait_s, self._name = wait_s, name

@@ -100,6 +100,7 @@ _ALTERED = (
     errors.UndefinedFunction,
     errors.InvalidSchemaName,
     errors.NotNullViolation,
+    errors.UniqueViolation,
     errors.CheckViolation,
     errors.BadCopyFileFormat,
     errors.InvalidBinaryRepresentation,
