@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.clock import TIMESTAMP_MAX_US
+from featurestore.compiler import nearest_rows
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import OfflineStore
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
@@ -29,9 +30,16 @@ from tests.oracle import Keys, Row, answer, status
 Asks = Sequence[tuple[Keys, int]]
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=[*ENGINES, "postgres over all rows"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
-    with opened_engine(request, request.param, tmp_path_factory.mktemp("properties")) as opened:
+    engine, _, rest = request.param.partition(" ")
+    with (
+        opened_engine(request, engine, tmp_path_factory.mktemp("properties")) as opened,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if rest:
+            # Lookups that look at one row answer little; the join over all rows answers the others.
+            patch.setattr(nearest_rows, "ROWS_PASSED_MAX", 1)
         yield opened
 
 
