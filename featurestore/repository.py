@@ -24,6 +24,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def _duckdb_store(settings: Settings) -> OfflineStore:
+    from featurestore.offline.duckdb import DuckDBOfflineStore
+
+    offline = settings.offline
+    return DuckDBOfflineStore(
+        offline.path,
+        settings.project,
+        threads=offline.threads,
+        memory_limit=offline.memory_limit,
+        wait_s=offline.wait_s,
+    )
+
+
+def _postgres_store(settings: Settings) -> OfflineStore:
+    try:
+        from featurestore.offline.postgres import PostgresOfflineStore
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            'offline.kind = "postgres" needs psycopg, which is not installed; install featurestore[postgres]'
+        ) from error
+    offline = settings.offline
+    password = None if offline.password is None else offline.password.get_secret_value()
+    return PostgresOfflineStore(offline.url, settings.project, password=password, wait_s=offline.wait_s)
+
+
 class Repository:
     """The folder of a `featurestore.toml`, at the time of one clock."""
 
@@ -64,16 +89,8 @@ class Repository:
     @cached_property
     def offline(self) -> OfflineStore:
         """The offline store."""
-        from featurestore.offline.duckdb import DuckDBOfflineStore
-
-        settings = self.settings.offline
-        return DuckDBOfflineStore(
-            settings.path,
-            self.settings.project,
-            threads=settings.threads,
-            memory_limit=settings.memory_limit,
-            wait_s=settings.wait_s,
-        )
+        make = {"duckdb": _duckdb_store, "postgres": _postgres_store}[self.settings.offline.kind]
+        return make(self.settings)
 
     @cached_property
     def online(self) -> OnlineStore:
@@ -100,6 +117,8 @@ class Repository:
         """Close what was opened."""
         if "online" in self.__dict__:
             self.online.close()
+        if "offline" in self.__dict__:
+            self.offline.close()
         if "_opened" in self.__dict__:
             self.registry.close()
 

@@ -8,22 +8,28 @@ settings are refused. Paths are relative to the repository's folder.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic import Field as Setting
 
 from featurestore.errors import ConfigError, suggest
 
 FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"
+#: Schemas that every Postgres database has, beside those that begin with pg_.
+POSTGRES_SCHEMAS = ("information_schema", "public")
 #: Catalogs that every DuckDB connection has.
 DUCKDB_CATALOGS = ("memory", "system", "temp")
 #: Variables that are no settings: the clock (`--now`), tracebacks of defects, and failpoints of tests.
 OTHER_VARIABLES = ("FEATURESTORE_NOW", "FEATURESTORE_DEBUG", "FEATURESTORE_FAILPOINT")
+
+#: The password of an address.
+_PASSWORD = re.compile(r"(?<=:)(?<!://)[^:@/]*(?=@)|(?<=[?&]password=)[^&]*")
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 _Port = Annotated[int, Setting(ge=0, le=65535)]
@@ -32,6 +38,30 @@ _Positive = Annotated[int, Setting(ge=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _OfKind(_Section):
+    """A section whose settings depend on its `kind`; those of another kind are refused, not ignored."""
+
+    #: Kind -> the settings that only it has.
+    OWN: ClassVar[Mapping[str, frozenset[str]]] = {}
+    #: Kind -> how its url looks.
+    URL: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        kind = self.kind  # type: ignore[attr-defined]
+        for other, own in self.OWN.items():
+            if other != kind and (strange := sorted(self.model_fields_set & own)):
+                raise ValueError(f'{", ".join(strange)} belong to kind = "{other}", this one is "{kind}"; remove them')
+        if "url" in self.OWN[kind] and not getattr(self, "url", None):
+            raise ValueError(f'kind = "{kind}" needs url, as in url = "{self.URL[kind]}"')
+        return self
+
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        """Without the settings of other kinds."""
+        strange = {name for other, own in self.OWN.items() if other != self.kind for name in own}  # type: ignore[attr-defined]
+        yield from ((name, value) for name, value in super().__iter__() if name not in strange)
 
 
 class RegistrySettings(_Section):
@@ -46,15 +76,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class OfflineSettings(_Section):
+class OfflineSettings(_OfKind):
     """The offline store."""
 
-    kind: Literal["duckdb"] = "duckdb"
+    OWN = {"duckdb": frozenset({"path", "threads", "memory_limit"}), "postgres": frozenset({"url", "password"})}
+    URL = {"postgres": "postgresql://user@host:5432/database"}
+
+    kind: Literal["duckdb", "postgres"] = "duckdb"
     path: Path = Path("data/offline.duckdb")
     threads: _Positive = Setting(default_factory=_cores)
     #: Above this, DuckDB spills to disk beside its file.
     memory_limit: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = "512MB"
-    #: Longest wait for another process that holds the file.
+    #: As libpq takes it: postgresql://user@host:5432/database?sslmode=verify-full; best without a password.
+    url: str = ""
+    password: SecretStr | None = None
+    #: Longest wait for another process that holds the file, or a view.
     wait_s: float = Setting(default=10.0, ge=0)
 
 
@@ -169,7 +205,12 @@ def _require_online_kind(online: OnlineSettings) -> None:
 
 
 def _require_own_schema(settings: Settings) -> None:
-    """DuckDB names a file's catalog after the file, and cannot tell it from a schema of the same name."""
+    """DuckDB names a file's catalog after the file, and cannot tell it from a schema of the same name; Postgres keeps
+    some schemas to itself."""
+    if settings.offline.kind == "postgres":
+        if settings.project.lower().startswith("pg_") or settings.project.lower() in POSTGRES_SCHEMAS:
+            raise ConfigError(f"project {settings.project!r} has the name of a schema of Postgres; name it otherwise")
+        return
     catalogs = {settings.offline.path.stem.lower(), *DUCKDB_CATALOGS}
     if settings.project.lower() in catalogs:
         raise ConfigError(
@@ -190,6 +231,8 @@ def _shown(value: Any, root: Path | None) -> Any:
             return {name: _shown(inner, root) for name, inner in value}
         case SecretStr():
             return str(value)
+        case str() if "://" in value:
+            return _PASSWORD.sub("**********", value)
         case Path():
             return (value.relative_to(root) if root and value.is_relative_to(root) else value).as_posix()
     return value
@@ -300,6 +343,9 @@ def _absolute(settings: Settings) -> Settings:
 
 def _fault(detail: Any) -> str:
     where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error" and len(detail["loc"]) == 1:
+        # The input is the whole section, secrets included.
+        return f"[{where}] {detail['msg'].removeprefix('Value error, ')} ({FILE_NAME})"
     if detail["type"] == "missing":
         return f'{where} is missing; add {where} = "my_{where}" to {FILE_NAME}'
     if where == "project":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featurestore.clock import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US
 from featurestore.feature_view import FeatureView
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore
 from tests.fix_offline import ALL_TYPES, KEYS, VALUES, append, bits, make_view, values_of
 from tests.oracle import Keys, Row
 
@@ -43,7 +43,7 @@ class History:
         return rows
 
 
-def arrive_all(store: DuckDBOfflineStore, history: History) -> None:
+def arrive_all(store: OfflineStore, history: History) -> None:
     """The history, and nothing else, in the store."""
     store.drop_history(history.view.ref)
     store.ensure_history(history.view)

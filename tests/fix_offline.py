@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from featurestore import (
     Bool,
@@ -38,16 +39,20 @@ from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
 from featurestore.dtypes import DType
 from featurestore.feature_view import ViewSelection
-from featurestore.offline.base import AppendCounts, ArrivedRows
+from featurestore.offline.base import AppendCounts, ArrivedRows, OfflineStore
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.offline.manifest import make_manifest
+from featurestore.offline.postgres import PostgresOfflineStore
 from featurestore.offline.spine import Spine, read_spine
 from featurestore.offline.training_set import TrainingSet, TrainingSetQuery, build_table
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.outputs import common_join_keys
+from tests.fix_postgres import drop_schema
 from tests.oracle import Row
 
 PROJECT = "flights"
+#: Every engine gives the same answers; a test takes `engine` or a store of it.
+ENGINES = ("duckdb", "postgres")
 NAN, INF = math.nan, math.inf
 
 ALL_TYPES: dict[str, DType] = {
@@ -188,7 +193,7 @@ def history_table(view: FeatureView, rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def append(store: DuckDBOfflineStore, view: FeatureView, rows: Sequence[Row], **more: Any) -> AppendCounts:
+def append(store: OfflineStore, view: FeatureView, rows: Sequence[Row], **more: Any) -> AppendCounts:
     """Commit rows as one batch, in the given order, with the sequences they have."""
     return store.append(view, ArrivedRows(rows=history_table(view, rows), schema_id=more.pop("schema_id", 1), **more))
 
@@ -201,13 +206,27 @@ def opened_store(folder: Path, project: str = PROJECT, *, threads: int = 2) -> I
         yield store
 
 
+@contextmanager
+def opened_engine(request: pytest.FixtureRequest, engine: str, folder: Path) -> Iterator[OfflineStore]:
+    """An empty store of an engine, kept open for the block."""
+    if engine == "duckdb":
+        with opened_store(folder) as embedded:
+            yield embedded
+        return
+    url = request.getfixturevalue("postgres_shared")
+    drop_schema(url, PROJECT)
+    shared = PostgresOfflineStore(url, PROJECT)
+    yield shared
+    shared.close()
+
+
 def select(*views: FeatureView | ViewSelection, **more: Any) -> FeatureService:
     """A service of all fields of some views."""
     return FeatureService(name="model", features=list(views), **more)
 
 
 def ask(
-    store: DuckDBOfflineStore,
+    store: OfflineStore,
     service: FeatureService,
     views: Sequence[FeatureView],
     spine: object,
@@ -222,7 +241,7 @@ def ask(
 
 
 def asking(
-    store: DuckDBOfflineStore,
+    store: OfflineStore,
     service: FeatureService,
     views: Sequence[FeatureView],
     spine: object,
@@ -245,7 +264,7 @@ def asking(
 
 
 def training_set(
-    store: DuckDBOfflineStore, service: FeatureService, views: Sequence[FeatureView], spine: object, **more: Any
+    store: OfflineStore, service: FeatureService, views: Sequence[FeatureView], spine: object, **more: Any
 ) -> TrainingSet:
     """A training set with its manifest, as the facade makes it."""
     query, read = asking(store, service, views, spine, **more)

@@ -28,6 +28,7 @@ from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.clock import to_us
 from featurestore.compiler.names import CREATED, EVENT
 from featurestore.ingest.projection import pack
+from featurestore.offline.base import OfflineStore
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.online.sqlite import SqliteOnlineStore
@@ -80,13 +81,15 @@ class SmallRepository:
     root: Path
     batch_rows: int = BATCH_ROWS
     clock: FixedClock = field(default_factory=lambda: FixedClock(NOON))
+    #: The [offline] section of featurestore.toml, as commands read it.
+    offline_settings: str = 'path = "offline.duckdb"\nwait_s = 0.2'
 
     def __post_init__(self) -> None:
         (self.root / "data").mkdir(parents=True, exist_ok=True)
         self.registry: Registry
         self.state: StateStore
         self.registry, self.state = open_state(self.root / "registry.db", PROJECT)
-        self.offline = DuckDBOfflineStore(self.root / "offline.duckdb", PROJECT, wait_s=0.2)
+        self.offline: OfflineStore = DuckDBOfflineStore(self.root / "offline.duckdb", PROJECT, wait_s=0.2)
         self.online = SqliteOnlineStore(self.root / "online.db", PROJECT)
 
     def close(self) -> None:
@@ -208,7 +211,8 @@ class SmallRepository:
 
         `code` is run in place of the command, with its arguments.
         """
-        (self.root / "featurestore.toml").write_text(SETTINGS.format(project=PROJECT, batch_rows=self.batch_rows))
+        settings = SETTINGS.format(project=PROJECT, batch_rows=self.batch_rows, offline=self.offline_settings)
+        (self.root / "featurestore.toml").write_text(settings)
         at = ["-C", str(self.root), "--now", self.clock.now().isoformat()]
         program = ("-m", "featurestore.cli.main") if code is None else ("-c", code)
         return self._start(*program, *at, *arguments, **environment)
@@ -243,8 +247,7 @@ SETTINGS = """project = "{project}"
 [registry]
 path = "registry.db"
 [offline]
-path = "offline.duckdb"
-wait_s = 0.2
+{offline}
 [online]
 path = "online.db"
 [materialization]

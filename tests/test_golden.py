@@ -426,7 +426,8 @@ def test_compiled_sql_is_the_golden_text_and_answers_right(golden: Golden) -> No
 
 
 def test_every_golden_file_has_its_case() -> None:
-    assert set(GOLDEN.rglob("*.sql")) == {golden.path for golden in GOLDENS}
+    ours = {path for path in GOLDEN.rglob("*.sql") if "postgres" not in path.relative_to(GOLDEN).parts}
+    assert ours == {golden.path for golden in GOLDENS}
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ def known_rows(project: str, view: FeatureView, dialect: Dialect) -> exp.Select:
     """(_row, _same) of the incoming rows whose keys and times history holds; _same: with bit-equal values too.
 
     The incoming rows stand in `_incoming` with `_row`, join keys, times and fields. History is cut to the event
-    times of the batch by parameters $1 and $2, so that row groups of other days are not read, and is met on keys and
-    times alone: its fields are read only where they meet, by position.
+    times of the batch by parameters $1 and $2, so that row groups of other days are not read. Where an engine stores
+    columns, rows are met on keys and times alone: fields are read only where they meet, by position.
     """
     history = names.history(project, view).as_("_history")
     incoming = exp.to_identifier(INCOMING, quoted=True)
@@ -25,16 +25,13 @@ def known_rows(project: str, view: FeatureView, dialect: Dialect) -> exp.Select:
         low=exp.Parameter(this=exp.Literal.number(1)),
         high=exp.Parameter(this=exp.Literal.number(2)),
     )
-    met = (
-        exp.select(column(ROW, INCOMING), column(POSITION, "_history"))
-        .from_(incoming)
-        .join(history, on=exp.and_(*equal))
-        .where(between)
-    )
-    same = exp.and_(*(_same_value(field.name, field.dtype, dialect) for field in view.schema))
+    met = exp.Select().from_(incoming).join(history, on=exp.and_(*equal)).where(between)
+    same = exp.LogicalOr(this=exp.and_(*(_same_value(field.name, field.dtype, dialect) for field in view.schema)))
+    if not dialect.columnar:
+        return met.select(column(ROW, INCOMING), exp.alias_(same, "_same")).group_by(column(ROW, INCOMING))
     return (
-        exp.select(column(ROW, "_met"), exp.alias_(exp.LogicalOr(this=same), "_same"))
-        .with_("_met", as_=met, materialized=True)
+        exp.select(column(ROW, "_met"), exp.alias_(same, "_same"))
+        .with_("_met", as_=met.select(column(ROW, INCOMING), column(POSITION, "_history")), materialized=True)
         .from_("_met")
         .join(exp.Table(this=incoming.copy()), on=column(ROW, "_met").eq(column(ROW, INCOMING)))
         .join(history.copy(), on=column(POSITION, "_met").eq(column(POSITION, "_history")))

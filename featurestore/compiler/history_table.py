@@ -38,7 +38,7 @@ def add_column(project: str, view: FeatureView, field: Field, dialect: Dialect) 
     added = _column(field.name, field.dtype, dialect, required=False)
     if field.default is None:
         return [exp.Alter(this=names.history(project, view), kind="TABLE", actions=[added])]
-    default = exp.cast(_literal(field.default), dialect.type_text(field.dtype), dialect=dialect.sqlglot)
+    default = exp.cast(_literal(field.default, dialect), dialect.type_text(field.dtype), dialect=dialect.sqlglot)
     added.append("constraints", exp.ColumnConstraint(kind=exp.DefaultColumnConstraint(this=default)))
     undefault = exp.AlterColumn(this=exp.to_identifier(field.name, quoted=True), drop=True)
     return [
@@ -55,10 +55,14 @@ def drop_history(project: str, ref: str) -> exp.Expr:
 def _column(name: str, dtype: DType, dialect: Dialect, *, required: bool) -> exp.ColumnDef:
     not_null = [exp.ColumnConstraint(kind=exp.NotNullColumnConstraint())] if required else []
     kind = exp.DataType.build(dialect.type_text(dtype), dialect=dialect.sqlglot)
-    return exp.ColumnDef(this=exp.to_identifier(name, quoted=True), kind=kind, constraints=not_null)
+    bytewise = []
+    if (collation := dialect.collation(dtype)) is not None:
+        named = exp.CollateColumnConstraint(this=exp.to_identifier(collation, quoted=True))
+        bytewise = [exp.ColumnConstraint(kind=named)]
+    return exp.ColumnDef(this=exp.to_identifier(name, quoted=True), kind=kind, constraints=[*bytewise, *not_null])
 
 
-def _literal(value: object) -> exp.Expr:
+def _literal(value: object, dialect: Dialect) -> exp.Expr:
     from datetime import date, datetime
     from decimal import Decimal
 
@@ -66,7 +70,7 @@ def _literal(value: object) -> exp.Expr:
         case bool():
             return exp.Boolean(this=value)
         case bytes():
-            return exp.Anonymous(this="unhex", expressions=[exp.Literal.string(value.hex())])
+            return dialect.bytes_literal(value)
         case float() | Decimal():
             return exp.Literal.string(str(value))
         case int():
@@ -76,6 +80,6 @@ def _literal(value: object) -> exp.Expr:
         case date():
             return exp.Literal.string(value.isoformat())
         case list() | tuple():
-            return exp.Array(expressions=[_literal(item) for item in value])
+            return exp.Array(expressions=[_literal(item, dialect) for item in value])
         case _:
             return exp.Literal.string(str(value))

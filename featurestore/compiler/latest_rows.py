@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from featurestore.compiler import names
+from featurestore.compiler.dialects.base import Dialect
 from featurestore.compiler.names import CREATED, EVENT, POSITION, SCHEMA_ID, SEQUENCE, column
 from featurestore.feature_view import FeatureView
 
@@ -38,80 +39,66 @@ class LatestRows:
         return exp.Greatest(this=column(EVENT), expressions=[column(CREATED)], ignore_nulls=True)
 
 
-def latest_rows(query: LatestRows) -> exp.Select:
+def latest_rows(query: LatestRows, dialect: Dialect) -> exp.Select:
     """(join keys, event_timestamp, created_timestamp, _sequence, _schema, fields...), one row an entity, any order."""
     keys = tuple(query.view.join_keys)
     narrow = [column(name) for name in (*keys, EVENT, CREATED, SEQUENCE, POSITION)]
-    qualifying = exp.select(*narrow).from_(names.history(query.project, query.view)).where(_qualifies(query))
+    qualifying = exp.select(*narrow).from_(names.history(query.project, query.view)).where(_qualifies(query, dialect))
     newest = (
         exp.select(*map(column, keys), exp.alias_(exp.Max(this=column(EVENT)), EVENT, quoted=True))
         .from_("_qualifying")
         .group_by(*map(column, keys))
     )
-    using = names.using(*keys, EVENT)
     place = exp.Window(
         this=exp.RowNumber(),
         partition_by=list(map(column, keys)),
         order=exp.Order(expressions=[exp.Ordered(this=column(name), desc=True) for name in (CREATED, SEQUENCE)]),
     )
-    tied = (
-        exp.select(column(POSITION), exp.alias_(place, "_place"))
-        .from_("_qualifying")
-        .join("_newest", join_type="semi", using=using)
-    )
+    ranked = exp.select(column(POSITION), exp.alias_(place, "_place")).from_("_qualifying")
+    tied = dialect.semi_join(ranked, exp.to_table("_newest"), (*keys, EVENT))
     winners = exp.select(column(POSITION)).from_(tied.subquery("_tied")).where(column("_place").eq(1))
     wanted = (*keys, EVENT, CREATED, SEQUENCE, SCHEMA_ID, *query.view.fields)
+    rows = exp.select(*map(column, wanted)).from_(names.history(query.project, query.view))
     return (
-        exp.select(*map(column, wanted))
-        .from_(names.history(query.project, query.view))
-        .join("_winners", join_type="semi", using=names.using(POSITION))
+        dialect.semi_join(rows, exp.to_table("_winners"), (POSITION,))
         .with_("_qualifying", as_=qualifying)
         .with_("_newest", as_=newest)
         .with_("_winners", as_=winners)
     )
 
 
-def rows_of(project: str, view: FeatureView) -> exp.Select:
+def rows_of(project: str, view: FeatureView, dialect: Dialect) -> exp.Select:
     """The history rows whose sequences stand in `_incoming`, in the columns of `latest_rows`."""
     wanted = (*view.join_keys, EVENT, CREATED, SEQUENCE, SCHEMA_ID, *view.fields)
-    using = names.using(SEQUENCE)
-    incoming = exp.to_identifier(names.INCOMING, quoted=True)
-    return (
-        exp.select(*map(column, wanted))
-        .from_(names.history(project, view))
-        .join(exp.Table(this=incoming), join_type="semi", using=using)
-    )
+    incoming = exp.Table(this=exp.to_identifier(names.INCOMING, quoted=True))
+    rows = exp.select(*map(column, wanted)).from_(names.history(project, view))
+    return dialect.semi_join(rows, incoming, (SEQUENCE,))
 
 
-def count_pending(query: LatestRows) -> exp.Select:
+def count_pending(query: LatestRows, dialect: Dialect) -> exp.Select:
     """(rows, greatest event time, first instant of visibility) of the qualifying rows."""
     return (
         exp.select(exp.Count(this=exp.Star()), exp.Max(this=column(EVENT)), exp.Min(this=query.visible_from))
         .from_(names.history(query.project, query.view))
-        .where(_qualifies(query))
+        .where(_qualifies(query, dialect))
     )
 
 
-def known_entities(query: LatestRows) -> exp.Select:
+def known_entities(query: LatestRows, dialect: Dialect) -> exp.Select:
     """The distinct join keys of all qualifying rows."""
     return (
         exp.select(*map(column, query.view.join_keys))
         .distinct()
         .from_(names.history(query.project, query.view))
-        .where(_qualifies(query))
+        .where(_qualifies(query, dialect))
     )
 
 
-def instant(us: int) -> exp.Expr:
-    """A timestamp literal of microseconds since the epoch."""
-    return exp.Anonymous(this="make_timestamptz", expressions=[exp.cast(exp.Literal.number(us), "BIGINT")])
-
-
-def _qualifies(query: LatestRows) -> exp.Expr:
-    due = exp.LTE(this=query.visible_from, expression=instant(query.horizon_to_us))
+def _qualifies(query: LatestRows, dialect: Dialect) -> exp.Expr:
+    due = exp.LTE(this=query.visible_from, expression=dialect.instant(query.horizon_to_us))
     known = exp.LTE(this=column(POSITION), expression=exp.Literal.number(query.position_to))
     if query.position_from is None or query.horizon_from_us is None:
         return exp.and_(known, due)
     arrived = exp.GT(this=column(POSITION), expression=exp.Literal.number(query.position_from))
-    ripened = exp.GT(this=query.visible_from, expression=instant(query.horizon_from_us))
+    ripened = exp.GT(this=query.visible_from, expression=dialect.instant(query.horizon_from_us))
     return exp.and_(known, due, exp.or_(arrived, ripened))

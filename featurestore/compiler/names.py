@@ -27,6 +27,8 @@ PUBLISHED_POSITIONS = "_published_positions"
 PUBLISHED_HORIZONS = "_published_horizons"
 UP_TO = "_up_to"
 PUBLISH = "_publish"
+#: Whether a spine row's answer lies beyond the rows that were looked at.
+FAR = "_far"
 
 #: Rows on their way into history.
 INCOMING = "_incoming"

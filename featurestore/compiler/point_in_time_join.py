@@ -4,8 +4,9 @@ The rules (docs/semantics.md): rows of one entity are ordered by (event_timestam
 row is visible at t from `visible_from`, the greater of its two times; the value at t is the greatest visible row,
 whole. Expiry is decided afterwards, from the event time returned here (`status.py`).
 
-Each pass below adds one step to the WITH chain, in the order of PASSES in `compile.py`. No as-of match ever has to
-choose among tied rows, since engines choose as it happens:
+Each pass below adds one step to the WITH chain, in the order of `passes` in `compile.py`. Engines without an as-of
+join match otherwise (`greatest_so_far.py`). No as-of match ever has to choose among tied rows, since engines choose as
+it happens:
 
 - Rows known from their `created_timestamp`: `leading_rows` orders each entity's rows by (visible_from, order key) and
   keeps a row if it is the running maximum and the last of its `visible_from`. One row is left per instant, and the
@@ -30,12 +31,10 @@ from featurestore.compiler.names import (
     ENTITY,
     EVENT,
     POSITION,
-    PUBLISH,
     RANK,
     ROW,
     SEQUENCE,
     SPINE,
-    UP_TO,
     VISIBLE_FROM,
     column,
 )
@@ -72,6 +71,11 @@ class PointInTimeJoin:
         return tuple(self.view.join_keys)
 
     @property
+    def known(self) -> str:
+        """The step that says of each pinned row when it became known."""
+        return "_served" if self.knowledge == "as_served" else "_pinned"
+
+    @property
     def known_at_event(self) -> bool:
         """Whether a row is visible from its event time, so that `visible_from` orders rows as the event time does."""
         return self.knowledge == "event" or (self.knowledge == "created" and not self.view.has_created)
@@ -87,8 +91,6 @@ Pass = Callable[[exp.Select, PointInTimeJoin], exp.Select]
 
 def pinned_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """History up to the pinned position, with the instant each row becomes visible."""
-    if join.knowledge == "as_served":
-        return _served_rows(tree, join)
     shown = [*join.keys, *_ORDER_KEY, POSITION]
     rows = (
         exp.select(*_columns(shown), exp.alias_(_visible_from(join), VISIBLE_FROM, quoted=True))
@@ -96,24 +98,6 @@ def pinned_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
         .where(_pinned(join))
     )
     return tree.with_("_pinned", as_=rows, materialized=False, copy=False)
-
-
-def _served_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
-    """The same, where a row becomes visible with the first publish that covers its position and its visibility."""
-    shown = _columns([*join.keys, *_ORDER_KEY, POSITION])
-    due = exp.alias_(_visible_from(join), "_due", quoted=True)
-    rows = exp.select(*shown, due).from_(names.history(join.project, join.view)).where(_pinned(join))
-    reached = (column(PUBLISH, "_by_position"), column(PUBLISH, "_by_horizon"))
-    publish = exp.Greatest(this=reached[0], expressions=[reached[1]], ignore_nulls=True)
-    served = (
-        exp.select(*shown, exp.alias_(publish, VISIBLE_FROM, quoted=True))
-        .from_("_rows")
-        .join(_first_publish(names.PUBLISHED_POSITIONS, "_by_position", column(POSITION, "_rows")))
-        .join(_first_publish(names.PUBLISHED_HORIZONS, "_by_horizon", column("_due", "_rows")))
-    )
-    return tree.with_("_rows", as_=rows, materialized=False, copy=False).with_(
-        "_pinned", as_=served, materialized=False, copy=False
-    )
 
 
 def asked_entities(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
@@ -137,7 +121,7 @@ def asked_entities(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
 def asked_rows(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """The pinned rows of the spine's entities."""
     shown = _columns((ENTITY, VISIBLE_FROM, *_ORDER_KEY, POSITION))
-    rows = exp.select(*shown).from_("_pinned").join("_entities", using=names.using(*join.keys))
+    rows = exp.select(*shown).from_(join.known).join("_entities", using=names.using(*join.keys))
     return tree.with_("_visible", as_=rows, materialized=join.few, copy=False)
 
 
@@ -231,12 +215,6 @@ def _visible_from(join: PointInTimeJoin) -> exp.Expr:
 
 def _pinned(join: PointInTimeJoin) -> exp.Expr:
     return exp.LTE(this=column(POSITION), expression=exp.Literal.number(join.position))
-
-
-def _first_publish(reached: str, alias: str, value: exp.Expr) -> exp.Join:
-    """An as-of match on a table of the publish log: the least `_up_to` that is not below `value`; it has no ties."""
-    table = exp.to_table(f'"{reached}"').as_(alias)
-    return exp.Join(this=table, method="ASOF", on=exp.LTE(this=value, expression=column(UP_TO, alias)))
 
 
 def _columns(wanted: Sequence[str], table: str | None = None) -> list[exp.Column]:

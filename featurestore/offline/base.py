@@ -57,11 +57,17 @@ class Pending:
 class OfflineStore(Protocol):
     """History of one project. Methods open the store for as long as they run; `open` keeps it for several."""
 
-    #: Engine and version, as training-set manifests record it.
-    engine: str
+    @property
+    def engine(self) -> str:
+        """Engine and version, as training-set manifests record it."""
+        ...
 
     def open(self, *, write: bool) -> AbstractContextManager[None]:
         """Keep the store open across calls; StoreBusy, naming the holder, when it stays locked."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is kept open between calls; the next one opens it again."""
         ...
 
     def ensure_history(self, view: FeatureView) -> None:

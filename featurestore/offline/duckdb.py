@@ -70,6 +70,9 @@ class DuckDBOfflineStore:
         with self._session(write=write):
             yield
 
+    def close(self) -> None:
+        """Nothing is kept open between calls: other processes take their turns at the file."""
+
     def ensure_history(self, view: FeatureView) -> None:
         """Create the view's history table, or add the fields it lacks, in one transaction."""
         with self._session(write=True) as connection, _transaction(connection):

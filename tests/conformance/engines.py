@@ -5,6 +5,7 @@ To add an engine, add its line to OFFLINE or ONLINE, and a pair to serve from; n
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +27,11 @@ from featurestore.ingest.publish import Published, Publisher
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import OfflineStore
 from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.postgres import PostgresOfflineStore
 from featurestore.offline.spine import read_spine
 from featurestore.offline.training_set import TrainingSetQuery, build_table
 from featurestore.online.base import OnlineStore
+from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.registry.state import PublishState
 from featurestore.status import Status
@@ -36,6 +39,8 @@ from serving.lookup import OnlineLookup
 from serving.plan import compile_plan
 from tests.conformance.answers import Answer, shown
 from tests.conformance.cases import COUNTS, Arrival, Ask, Case, CaseView, table_name
+from tests.fix_postgres import drop_schema
+from tests.fix_redis import RedisFarm
 
 EVENT_COLUMN, CREATED_COLUMN = "at", "known_at"
 #: Small, so that publishes go in several batches.
@@ -56,15 +61,34 @@ def _sqlite(_: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[On
     store.close()
 
 
+@contextmanager
+def _postgres(request: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[OfflineStore]:
+    url = request.getfixturevalue("postgres_shared")
+    drop_schema(url, project)
+    store = PostgresOfflineStore(url, project)
+    yield store
+    store.close()
+
+
+@contextmanager
+def _redis(request: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[OnlineStore]:
+    farm: RedisFarm = request.getfixturevalue("redis_farm")
+    store = RedisOnlineStore(f"{project}_{uuid.uuid4().hex}", farm.address("valkey"))
+    yield store
+    store.close()
+
+
 #: An engine's name -> a store for a project; `request` gives it the fixture of its server, of session scope.
 OFFLINE: Mapping[str, Callable[[pytest.FixtureRequest, Path, str], AbstractContextManager[OfflineStore]]] = {
     "duckdb": _duckdb,
+    "postgres": _postgres,
 }
 ONLINE: Mapping[str, Callable[[pytest.FixtureRequest, Path, str], AbstractContextManager[OnlineStore]]] = {
     "sqlite": _sqlite,
+    "redis": _redis,
 }
 #: Which histories are published into which online stores; each engine stands in one pair at least.
-PAIRS: Sequence[tuple[str, str]] = (("duckdb", "sqlite"),)
+PAIRS: Sequence[tuple[str, str]] = (("duckdb", "sqlite"), ("postgres", "redis"))
 
 
 # ------------------------------------------------------------------ definitions

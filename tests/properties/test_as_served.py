@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore
 from featurestore.offline.served import PublishLog
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
-from tests.fix_offline import ask, assert_same_bits, key_columns, opened_store, select, times, value_columns
+from tests.fix_offline import ENGINES, ask, assert_same_bits, key_columns, opened_engine, select, times, value_columns
 from tests.fix_properties import thoroughly
 from tests.oracle import Keys, projection, status
 
@@ -21,9 +21,9 @@ from tests.oracle import Keys, projection, status
 Publish = tuple[int, int, int, int]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBOfflineStore]:
-    with opened_store(tmp_path_factory.mktemp("served")) as opened:
+@pytest.fixture(scope="module", params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
+    with opened_engine(request, request.param, tmp_path_factory.mktemp("served")) as opened:
         yield opened
 
 
@@ -46,7 +46,7 @@ def replays(draw: st.DrawFn) -> tuple[History, list[Publish], list[tuple[Keys, i
 @thoroughly
 @given(replay=replays())
 def test_what_was_online_is_what_is_answered(
-    store: DuckDBOfflineStore, replay: tuple[History, list[Publish], list[tuple[Keys, int]]]
+    store: OfflineStore, replay: tuple[History, list[Publish], list[tuple[Keys, int]]]
 ) -> None:
     history, log, asks = replay
     arrive_all(store, history)

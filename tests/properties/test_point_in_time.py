@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.clock import TIMESTAMP_MAX_US
-from featurestore.compiler import point_in_time_join
+from featurestore.compiler import nearest_rows, point_in_time_join
 from featurestore.feature_view import FeatureView
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
 from tests.fix_offline import (
+    ENGINES,
     ask,
     assert_same_bits,
     key_columns,
-    opened_store,
+    opened_engine,
     select,
     times,
     value_columns,
@@ -29,9 +30,16 @@ from tests.oracle import Keys, Row, answer, status
 Asks = Sequence[tuple[Keys, int]]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBOfflineStore]:
-    with opened_store(tmp_path_factory.mktemp("properties")) as opened:
+@pytest.fixture(scope="module", params=[*ENGINES, "postgres over all rows"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
+    engine, _, rest = request.param.partition(" ")
+    with (
+        opened_engine(request, engine, tmp_path_factory.mktemp("properties")) as opened,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if rest:
+            # Lookups that look at one row answer little; the join over all rows answers the others.
+            patch.setattr(nearest_rows, "ROWS_PASSED_MAX", 1)
         yield opened
 
 
@@ -54,7 +62,7 @@ def questions(draw: st.DrawFn) -> tuple[History, list[tuple[Keys, int]], int, st
 @thoroughly
 @given(question=questions(), few=st.booleans())
 def test_the_join_gives_what_the_double_loop_gives(
-    store: DuckDBOfflineStore, question: tuple[History, list[tuple[Keys, int]], int, str], few: bool
+    store: OfflineStore, question: tuple[History, list[tuple[Keys, int]], int, str], few: bool
 ) -> None:
     history, asks, position, knowledge = question
     arrive_all(store, history)

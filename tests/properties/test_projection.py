@@ -12,19 +12,18 @@ from hypothesis import strategies as st
 
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import CREATED, EVENT, SCHEMA_ID, SEQUENCE
-from featurestore.offline.base import Pending, history_schema
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore, Pending, history_schema
 from tests.fix_histories import History, arrive_all, histories, instants
-from tests.fix_offline import PROJECT, bits, opened_store
+from tests.fix_offline import ENGINES, PROJECT, bits, opened_engine
 from tests.fix_properties import thoroughly
 from tests.oracle import Keys, Row, answer, projection, visible_from
 
 State = dict[Keys, tuple[Any, ...]]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBOfflineStore]:
-    with opened_store(tmp_path_factory.mktemp("projection")) as opened:
+@pytest.fixture(scope="module", params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
+    with opened_engine(request, request.param, tmp_path_factory.mktemp("projection")) as opened:
         yield opened
 
 
@@ -41,7 +40,7 @@ def publishes(draw: st.DrawFn) -> tuple[History, list[tuple[int, int]]]:
 @thoroughly
 @given(made=publishes(), knowledge=st.sampled_from(["created", "event"]))
 def test_increments_merge_to_the_state_whatever_the_split(
-    store: DuckDBOfflineStore, made: tuple[History, list[tuple[int, int]]], knowledge: str
+    store: OfflineStore, made: tuple[History, list[tuple[int, int]]], knowledge: str
 ) -> None:
     history, steps = made
     arrive_all(store, history)
@@ -59,7 +58,7 @@ def test_increments_merge_to_the_state_whatever_the_split(
         _check_at_once(store, history, *steps[-1], knowledge)
 
 
-def _check_at_once(store: DuckDBOfflineStore, history: History, position: int, horizon: int, knowledge: str) -> None:
+def _check_at_once(store: OfflineStore, history: History, position: int, horizon: int, knowledge: str) -> None:
     query = _query(history, position, horizon, knowledge=knowledge)
     due = [row for row in history.committed if row.position <= position and visible_from(row, knowledge) <= horizon]
     newest = {row.keys: answer(due, row.keys, horizon, position=position, knowledge=knowledge) for row in due}
@@ -89,7 +88,7 @@ def _query(
     )
 
 
-def _read(store: DuckDBOfflineStore, query: LatestRows) -> State:
+def _read(store: OfflineStore, query: LatestRows) -> State:
     with store.latest(query, 3) as reader:
         table = reader.read_all()
     assert table.schema == history_schema(query.view)

@@ -18,18 +18,18 @@ from featurestore.feature_view import FeatureView
 from featurestore.ingest.gate import Gate
 from featurestore.ingest.load import LoadCounts, Loader, WindowedBatch
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore
 from tests.fix_histories import History, arrive_all, views
-from tests.fix_offline import KEYS, PROJECT, VALUES, history_table, opened_store, payload, values_of
+from tests.fix_offline import ENGINES, KEYS, PROJECT, VALUES, history_table, opened_engine, payload, values_of
 from tests.fix_properties import thoroughly
 from tests.oracle import Row, arrive, projection
 
 ALWAYS_US = 253_402_300_799_999_999
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBOfflineStore]:
-    with opened_store(tmp_path_factory.mktemp("resent")) as opened:
+@pytest.fixture(scope="module", params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
+    with opened_engine(request, request.param, tmp_path_factory.mktemp("resent")) as opened:
         yield opened
 
 
@@ -68,7 +68,7 @@ def streams(draw: st.DrawFn) -> tuple[FeatureView, list[list[Row]]]:
 @thoroughly
 @given(stream=streams())
 def test_a_stream_of_batches_becomes_what_the_double_loop_says(
-    store: DuckDBOfflineStore, stream: tuple[FeatureView, list[list[Row]]]
+    store: OfflineStore, stream: tuple[FeatureView, list[list[Row]]]
 ) -> None:
     view, batches = stream
     arrive_all(store, History(view=view, base=0, batches=()))
@@ -103,7 +103,7 @@ def _source_batch(view: FeatureView, rows: list[Row]) -> WindowedBatch:
     )
 
 
-def _winners(store: DuckDBOfflineStore, view: FeatureView) -> Counter[int]:
+def _winners(store: OfflineStore, view: FeatureView) -> Counter[int]:
     query = LatestRows(project=PROJECT, view=view, position_to=store.position(view.ref), horizon_to_us=ALWAYS_US)
     with store.latest(query, 1000) as reader:
         table: pa.Table = reader.read_all()

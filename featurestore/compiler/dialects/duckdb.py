@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlglot import exp
 
+from featurestore.compiler import names
 from featurestore.compiler.dialects.base import Dialect
+from featurestore.compiler.point_in_time_join import break_ties, leading_rows, match
+from featurestore.compiler.served_rows import served_by_as_of
 from featurestore.dtypes import (
     FLOATS,
     Bool,
@@ -39,6 +44,18 @@ def _signs(dtype: List | Vector, values: exp.Expr) -> exp.Expr:
     return _call("list_transform", as_list, sign)
 
 
+def _semi_join(tree: exp.Select, relation: exp.Table, columns: Sequence[str]) -> exp.Select:
+    return tree.join(relation, join_type="semi", using=names.using(*columns))
+
+
+def _instant(us: int) -> exp.Expr:
+    return exp.Anonymous(this="make_timestamptz", expressions=[exp.cast(exp.Literal.number(us), "BIGINT")])
+
+
+def _bytes_literal(value: bytes) -> exp.Expr:
+    return exp.Anonymous(this="unhex", expressions=[exp.Literal.string(value.hex())])
+
+
 def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
     return exp.Anonymous(this=name, expressions=[argument.copy() for argument in arguments])
 
@@ -46,6 +63,7 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 DUCKDB = Dialect(
     name="duckdb",
     sqlglot="duckdb",
+    columnar=True,
     types={
         Bool: "BOOLEAN",
         Int32: "INTEGER",
@@ -60,4 +78,10 @@ DUCKDB = Dialect(
     list_type=lambda element: f"{element}[]",
     vector_type=lambda element, length: f"{element}[{length}]",
     bits_equal=_bits_equal,
+    served=served_by_as_of,
+    match=(leading_rows, match, break_ties),
+    semi_join=_semi_join,
+    instant=_instant,
+    bytes_literal=_bytes_literal,
+    indexes=lambda history, view: (),
 )

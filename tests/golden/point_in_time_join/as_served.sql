@@ -1,29 +1,29 @@
 -- case: as_served
 -- why: a row counts from the first publish that covers its position and its visibility
-WITH _rows AS NOT MATERIALIZED (
+WITH _pinned AS NOT MATERIALIZED (
   SELECT
     "carrier",
     "event_timestamp",
     "created_timestamp",
     "_sequence",
     "_position",
-    GREATEST("event_timestamp", "created_timestamp") AS "_due"
+    GREATEST("event_timestamp", "created_timestamp") AS "_visible_from"
   FROM "p"."leg__v1"
   WHERE
     "_position" <= 99
-), _pinned AS NOT MATERIALIZED (
+), _served AS NOT MATERIALIZED (
   SELECT
-    "carrier",
-    "event_timestamp",
-    "created_timestamp",
-    "_sequence",
-    "_position",
+    "_pinned"."carrier",
+    "_pinned"."event_timestamp",
+    "_pinned"."created_timestamp",
+    "_pinned"."_sequence",
+    "_pinned"."_position",
     GREATEST("_by_position"."_publish", "_by_horizon"."_publish") AS "_visible_from"
-  FROM _rows
+  FROM _pinned
   ASOF JOIN "_published_positions" AS _by_position
-    ON "_rows"."_position" <= "_by_position"."_up_to"
+    ON "_pinned"."_position" <= "_by_position"."_up_to"
   ASOF JOIN "_published_horizons" AS _by_horizon
-    ON "_rows"."_due" <= "_by_horizon"."_up_to"
+    ON "_pinned"."_visible_from" <= "_by_horizon"."_up_to"
 ), _entities AS MATERIALIZED (
   SELECT
     "carrier",
@@ -50,7 +50,7 @@ WITH _rows AS NOT MATERIALIZED (
     "created_timestamp",
     "_sequence",
     "_position"
-  FROM _pinned
+  FROM _served
   JOIN _entities
     USING ("carrier")
 ), _ranked AS NOT MATERIALIZED (

@@ -170,3 +170,66 @@ def test_no_message_about_settings_holds_a_password(tmp_path: Path, text: str) -
     assert "online.password" in said
     assert "hunter2" not in said
     assert "31337" not in said
+
+
+# ------------------------------------------------------------------ Postgres
+
+SHARED = 'project = "shop"\n[offline]\nkind = "postgres"\nurl = "postgresql://me@db.example:5432/features"\n'
+
+
+def test_postgres_takes_its_password_from_the_environment_or_a_file_and_never_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    by_file = write(tmp_path / "a", SHARED + f'password_file = "{tmp_path / "secret"}"\n')
+
+    made = [
+        load_settings(write(tmp_path / "b", SHARED), {"FEATURESTORE_OFFLINE_PASSWORD": "s3cret"}),
+        load_settings(write(tmp_path / "b", SHARED), {"FEATURESTORE_OFFLINE_PASSWORD_FILE": str(tmp_path / "secret")}),
+        load_settings(by_file, {}),
+    ]
+
+    for settings in made:
+        assert settings.offline.password is not None
+        assert settings.offline.password.get_secret_value() == "s3cret"
+        assert "s3cret" not in f"{shown(settings)}{settings!r}"
+
+
+@pytest.mark.parametrize(
+    "secret", ["postgresql://me:s3cret@db/x", "postgresql://me@db/x?sslmode=require&password=s3cret"]
+)
+def test_a_password_in_an_address_is_not_shown(tmp_path: Path, secret: str) -> None:
+    settings = load_settings(write(tmp_path, f'project = "shop"\n[offline]\nkind = "postgres"\nurl = "{secret}"\n'), {})
+
+    assert settings.offline.url == secret
+    assert "s3cret" not in str(shown(settings))
+
+
+def test_only_the_settings_of_the_kind_are_shown(tmp_path: Path) -> None:
+    assert set(shown(load_settings(write(tmp_path, SHARED), {}))["offline"]) == {"kind", "url", "password", "wait_s"}
+    embedded = shown(load_settings(write(tmp_path), {}))["offline"]
+    assert set(embedded) == {"kind", "path", "threads", "memory_limit", "wait_s"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[offline]\nkind = 'postgres'\n", 'kind = "postgres" needs url, as in url = "postgresql://user@host'),
+        ("[offline]\nurl = 'postgresql://x/y'\n", 'url belong to kind = "postgres", this one is "duckdb"; remove'),
+        ("[offline]\npassword = 's3cret'\n", 'password belong to kind = "postgres"'),
+        (
+            "[offline]\nkind = 'postgres'\nurl = 'postgresql://x/y'\npassword = 's3cret'\npath = 'x'\nthreads = 2\n",
+            'path, threads belong to kind = "duckdb", this one is "postgres"; remove them',
+        ),
+    ],
+)
+def test_settings_of_another_kind_are_refused_and_secrets_not_repeated(tmp_path: Path, text: str, said: str) -> None:
+    says = fault(write(tmp_path, f'project = "shop"\n{text}'))
+
+    assert said in says
+    assert "s3cret" not in says
+
+
+@pytest.mark.parametrize("project", ["pg_mine", "public", "Information_Schema"])
+def test_a_project_named_like_a_schema_of_postgres_is_refused(tmp_path: Path, project: str) -> None:
+    says = fault(write(tmp_path, SHARED.replace("shop", project)))
+
+    assert "has the name of a schema of Postgres; name it otherwise" in says

@@ -13,7 +13,7 @@ from featurestore import Bool, Bytes, Date, Decimal, Float32, Float64, Int32, In
 from featurestore.arrow_types import arrow_type
 from featurestore.compiler import compile, names
 from featurestore.compiler.dialects.duckdb import DUCKDB
-from featurestore.compiler.latest_rows import LatestRows, instant
+from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.dtypes import DType
 from tests.fix_offline import ALL_TYPES, VALUES, bits, make_view
@@ -31,8 +31,9 @@ def test_the_passes_stand_in_the_order_of_their_steps() -> None:
     steps = ["_pinned", "_entities", "_asking", "_visible", "_leading", "_answers"]
     places = [sql.index(f"{step} AS ") for step in steps]
     assert places == sorted(places)
-    assert [step.__name__ for step in compile.PASSES] == [
+    assert [step.__name__ for step in compile.passes(DUCKDB)] == [
         "pinned_rows",
+        "served_by_as_of",
         "asked_entities",
         "asked_rows",
         "leading_rows",
@@ -101,7 +102,7 @@ def instant_array(us: int) -> pa.Array:
 @pytest.mark.parametrize("us", [-62_135_596_800_000_000, -1, 0, 1, 253_402_300_799_999_999])
 def test_an_instant_is_exact_as_a_literal(us: int) -> None:
     with duckdb.connect(":memory:") as connection:
-        sql = f"SELECT epoch_us({instant(us).sql(dialect='duckdb')})"
+        sql = f"SELECT epoch_us({DUCKDB.instant(us).sql(dialect='duckdb')})"
         assert connection.execute(sql).fetchall() == [(us,)]
 
 

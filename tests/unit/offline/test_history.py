@@ -1,7 +1,8 @@
-"""History in DuckDB: append-only, positions in order, rule 6 to the bit, everything of a batch in one commit."""
+"""History in every engine: append-only, positions in order, rule 6 to the bit, everything of a batch in one commit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal as Number
 from pathlib import Path
@@ -30,18 +31,19 @@ from featurestore.clock import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, from_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import SCHEMA_ID, SEQUENCE
 from featurestore.dtypes import DType
-from featurestore.errors import NotFoundError
-from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending
+from featurestore.errors import NotFoundError, StoreError
+from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, OfflineStore, Pending
 from featurestore.offline.duckdb import DuckDBOfflineStore
-from tests.fix_offline import PROJECT, VALUES, append, bits, history_table, make_view
+from tests.fix_offline import ENGINES, PROJECT, VALUES, append, bits, history_table, make_view, opened_engine
 from tests.oracle import Row
 
 DELAY = {"delay": Int64}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> DuckDBOfflineStore:
-    return DuckDBOfflineStore(tmp_path / "offline.duckdb", PROJECT, wait_s=0.2)
+@pytest.fixture(params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OfflineStore]:
+    with opened_engine(request, request.param, tmp_path) as opened:
+        yield opened
 
 
 def leg(key: str, event: int, sequence: int, value: Any, created: int | None = None) -> Row:
@@ -50,7 +52,7 @@ def leg(key: str, event: int, sequence: int, value: Any, created: int | None = N
     )
 
 
-def latest(store: DuckDBOfflineStore, view: FeatureView, at: int = 1000) -> pa.Table:
+def latest(store: OfflineStore, view: FeatureView, at: int = 1000) -> pa.Table:
     query = LatestRows(project=PROJECT, view=view, position_to=store.position(view.ref), horizon_to_us=at)
     with store.latest(query, 1000) as reader:
         return reader.read_all().sort_by([(name, "ascending") for name in view.join_keys])
@@ -59,7 +61,7 @@ def latest(store: DuckDBOfflineStore, view: FeatureView, at: int = 1000) -> pa.T
 # ------------------------------------------------------------------ rule 6
 
 
-def test_a_row_sent_again_is_a_duplicate_for_every_value_to_the_bit(store: DuckDBOfflineStore) -> None:
+def test_a_row_sent_again_is_a_duplicate_for_every_value_to_the_bit(store: OfflineStore) -> None:
     view = make_view("text")
     store.ensure_history(view)
     for number, value in enumerate(VALUES, start=1):
@@ -71,7 +73,7 @@ def test_a_row_sent_again_is_a_duplicate_for_every_value_to_the_bit(store: DuckD
         assert again == AppendCounts(duplicates=1), value
 
 
-def test_other_times_or_keys_are_other_rows(store: DuckDBOfflineStore) -> None:
+def test_other_times_or_keys_are_other_rows(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 5, 1, 1, created=6)])
@@ -81,7 +83,7 @@ def test_other_times_or_keys_are_other_rows(store: DuckDBOfflineStore) -> None:
     assert append(store, view, others) == AppendCounts(added=3)
 
 
-def test_replaying_an_old_file_never_undoes_a_correction(store: DuckDBOfflineStore) -> None:
+def test_replaying_an_old_file_never_undoes_a_correction(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 5, 1, 10), leg("b", 5, 2, 20)])
@@ -92,7 +94,7 @@ def test_replaying_an_old_file_never_undoes_a_correction(store: DuckDBOfflineSto
     assert latest(store, view).column("delay").to_pylist() == [11, 20]
 
 
-def test_differing_twins_of_a_batch_are_kept_and_the_later_sequence_wins(store: DuckDBOfflineStore) -> None:
+def test_differing_twins_of_a_batch_are_kept_and_the_later_sequence_wins(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
 
@@ -101,7 +103,7 @@ def test_differing_twins_of_a_batch_are_kept_and_the_later_sequence_wins(store: 
     assert latest(store, view).column("delay").to_pylist() == [11]
 
 
-def test_a_batch_of_known_rows_only_leaves_the_position_where_it_was(store: DuckDBOfflineStore) -> None:
+def test_a_batch_of_known_rows_only_leaves_the_position_where_it_was(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 5, 1, 10)])
@@ -115,7 +117,7 @@ def test_a_batch_of_known_rows_only_leaves_the_position_where_it_was(store: Duck
 # ------------------------------------------------------------------ positions, sequences, schemas
 
 
-def test_positions_are_contiguous_and_follow_commits_not_sequences(store: DuckDBOfflineStore) -> None:
+def test_positions_are_contiguous_and_follow_commits_not_sequences(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 1, 50, 1), leg("a", 2, 51, 2)])
@@ -129,7 +131,7 @@ def test_positions_are_contiguous_and_follow_commits_not_sequences(store: DuckDB
     assert store.position(view.ref) == store.history_rows(view.ref) == 3
 
 
-def _sequences_between(store: DuckDBOfflineStore, view: FeatureView, low: int, high: int) -> list[int]:
+def _sequences_between(store: OfflineStore, view: FeatureView, low: int, high: int) -> list[int]:
     query = LatestRows(
         project=PROJECT, view=view, position_to=high, horizon_to_us=1000, position_from=low, horizon_from_us=1000
     )
@@ -137,7 +139,7 @@ def _sequences_between(store: DuckDBOfflineStore, view: FeatureView, low: int, h
         return reader.read_all().column(SEQUENCE).to_pylist()
 
 
-def test_a_late_row_with_an_old_sequence_loses_a_tie_and_wins_an_instant(store: DuckDBOfflineStore) -> None:
+def test_a_late_row_with_an_old_sequence_loses_a_tie_and_wins_an_instant(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 5, 50, 1), leg("b", 5, 51, 2)])
@@ -147,7 +149,7 @@ def test_a_late_row_with_an_old_sequence_loses_a_tie_and_wins_an_instant(store: 
     assert latest(store, view).column("delay").to_pylist() == [1, 20]
 
 
-def test_views_and_versions_have_histories_and_positions_of_their_own(store: DuckDBOfflineStore) -> None:
+def test_views_and_versions_have_histories_and_positions_of_their_own(store: OfflineStore) -> None:
     one, two, other = (make_view("text", DELAY, version=1), make_view("text", DELAY, version=2), make_view(name="gate"))
     for view in (one, two, other):
         store.ensure_history(view)
@@ -167,7 +169,7 @@ def test_projects_share_a_file_and_nothing_else(tmp_path: Path) -> None:
     assert (ours.history_rows(view.ref), theirs.history_rows(view.ref)) == (1, 0)
 
 
-def test_rows_keep_the_schema_they_were_written_with(store: DuckDBOfflineStore) -> None:
+def test_rows_keep_the_schema_they_were_written_with(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 1, 1, 1)], schema_id=1)
@@ -177,7 +179,7 @@ def test_rows_keep_the_schema_they_were_written_with(store: DuckDBOfflineStore) 
 
 
 @pytest.mark.parametrize("edge", [TIMESTAMP_MIN_US, -1, 0, TIMESTAMP_MAX_US])
-def test_times_at_the_edges_of_the_calendar_are_exact(store: DuckDBOfflineStore, edge: int) -> None:
+def test_times_at_the_edges_of_the_calendar_are_exact(store: OfflineStore, edge: int) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", edge, 1, 1)])
@@ -190,7 +192,7 @@ def test_times_at_the_edges_of_the_calendar_are_exact(store: DuckDBOfflineStore,
 # ------------------------------------------------------------------ one commit
 
 
-def test_load_progress_comes_with_the_rows(store: DuckDBOfflineStore) -> None:
+def test_load_progress_comes_with_the_rows(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     assert store.rows_done("load-1") == 0
@@ -204,7 +206,7 @@ def test_load_progress_comes_with_the_rows(store: DuckDBOfflineStore) -> None:
     assert [store.rows_done(load) for load in ("load-1", "load-2", "load-3")] == [0, 1, 0]
 
 
-def test_a_batch_that_fails_leaves_no_row_no_position_no_progress(store: DuckDBOfflineStore) -> None:
+def test_a_batch_that_fails_leaves_no_row_no_position_no_progress(store: OfflineStore) -> None:
     import duckdb
 
     view = make_view("text", DELAY)
@@ -214,7 +216,7 @@ def test_a_batch_that_fails_leaves_no_row_no_position_no_progress(store: DuckDBO
     refused = QUARANTINE_SCHEMA.empty_table().append_column("unknown", pa.array([], pa.string()))
     broken = pa.Table.from_pylist([{**dict.fromkeys(QUARANTINE_SCHEMA.names, None), "unknown": "x"}], refused.schema)
 
-    with pytest.raises(duckdb.Error):
+    with pytest.raises((duckdb.Error, StoreError), match="unknown"):
         store.append(view, ArrivedRows(rows=rows, schema_id=1, refused=broken, load_id="load", rows_done=2))
 
     assert (store.history_rows(view.ref), store.position(view.ref), store.rows_done("load")) == (1, 1, 1)
@@ -240,7 +242,7 @@ def refused(*raws: str, view: str = "leg@1", rule: str = "not_null", source: str
     return pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
 
 
-def test_a_refused_row_is_kept_once_however_often_it_comes(store: DuckDBOfflineStore) -> None:
+def test_a_refused_row_is_kept_once_however_often_it_comes(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [], refused=refused("{1}", "{2}"))
@@ -260,7 +262,7 @@ def test_a_refused_row_is_kept_once_however_often_it_comes(store: DuckDBOfflineS
     assert store.quarantined(view.ref, 2).num_rows == 2
 
 
-def test_a_refused_row_that_stands_twice_in_a_batch_is_kept_once_too(store: DuckDBOfflineStore) -> None:
+def test_a_refused_row_that_stands_twice_in_a_batch_is_kept_once_too(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
 
@@ -272,7 +274,7 @@ def test_a_refused_row_that_stands_twice_in_a_batch_is_kept_once_too(store: Duck
 # ------------------------------------------------------------------ tables
 
 
-def test_ensure_history_twice_changes_nothing(store: DuckDBOfflineStore) -> None:
+def test_ensure_history_twice_changes_nothing(store: OfflineStore) -> None:
     view = make_view("text", DELAY)
     store.ensure_history(view)
     append(store, view, [leg("a", 1, 1, 1)])
@@ -305,9 +307,7 @@ DEFAULTS: dict[str, tuple[DType, Any]] = {
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_a_default_fills_the_rows_before_the_field_for_good_and_no_later_one(
-    store: DuckDBOfflineStore, name: str
-) -> None:
+def test_a_default_fills_the_rows_before_the_field_for_good_and_no_later_one(store: OfflineStore, name: str) -> None:
     dtype, default = DEFAULTS[name]
     before = make_view("text", DELAY)
     store.ensure_history(before)
@@ -321,7 +321,7 @@ def test_a_default_fills_the_rows_before_the_field_for_good_and_no_later_one(
     assert bits(latest(store, today).column("added").to_pylist()) == bits([default, None])
 
 
-def test_a_field_without_default_is_null_in_the_rows_before_it(store: DuckDBOfflineStore) -> None:
+def test_a_field_without_default_is_null_in_the_rows_before_it(store: OfflineStore) -> None:
     before = make_view("text", DELAY)
     store.ensure_history(before)
     append(store, before, [leg("a", 1, 1, 1)])
@@ -339,7 +339,7 @@ def _with(view: FeatureView, *fields: Field) -> FeatureView:
     return replace(view, schema=[*view.schema, *fields])
 
 
-def test_drop_removes_the_view_and_its_book_keeping_and_nothing_else(store: DuckDBOfflineStore) -> None:
+def test_drop_removes_the_view_and_its_book_keeping_and_nothing_else(store: OfflineStore) -> None:
     gone, stays = make_view("text", DELAY, version=1), make_view("text", DELAY, version=2)
     for view in (gone, stays):
         store.ensure_history(view)
@@ -366,7 +366,7 @@ def test_a_store_that_was_never_made_is_empty_and_reading_does_not_make_it(tmp_p
     assert not path.exists()
 
 
-def test_asking_a_view_without_history_names_those_that_have_one(store: DuckDBOfflineStore) -> None:
+def test_asking_a_view_without_history_names_those_that_have_one(store: OfflineStore) -> None:
     store.ensure_history(make_view("text", DELAY, name="weather", version=3))
     unknown = make_view("text", DELAY)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from featurestore import Bool, FeatureService, Field, Float32, Float64, Int32, I
 from featurestore.digest import content_digest
 from featurestore.errors import FeatureStoreError, InputError, SourceError
 from featurestore.matrix import MatrixPlan, to_matrix
-from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.base import OfflineStore
 from tests.fix_offline import (
     ALL_TYPES,
+    ENGINES,
     KEYS,
-    PROJECT,
     VALUES,
     append,
     ask,
     assert_same_bits,
     bits,
     make_view,
+    opened_engine,
     select,
     times,
     training_set,
@@ -40,14 +42,19 @@ VIEWS = [LEG, WEATHER]
 AS_OF = times([10, 11, 10, 12, 13, 9])
 
 
+@pytest.fixture(params=ENGINES)
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OfflineStore]:
+    with opened_engine(request, request.param, tmp_path) as opened:
+        yield opened
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> DuckDBOfflineStore:
-    made = DuckDBOfflineStore(tmp_path / "offline.duckdb", PROJECT)
+def store(empty: OfflineStore) -> OfflineStore:
     for view in VIEWS:
-        made.ensure_history(view)
-    append(made, LEG, [row(("AA",), 5, (7, None)), row(("AA",), 6, (8, 9), known=11), row(("UA",), 10, (None, None))])
-    append(made, WEATHER, [row(("JFK", 1), 4, (20.5, "clear")), row(("JFK", 2), 4, (-0.0, None))])
-    return made
+        empty.ensure_history(view)
+    append(empty, LEG, [row(("AA",), 5, (7, None)), row(("AA",), 6, (8, 9), known=11), row(("UA",), 10, (None, None))])
+    append(empty, WEATHER, [row(("JFK", 1), 4, (20.5, "clear")), row(("JFK", 2), 4, (-0.0, None))])
+    return empty
 
 
 def row(keys: tuple[Any, ...], event: int, value: tuple[Any, ...], *, known: int | None = None) -> Row:
@@ -67,7 +74,7 @@ def spine(**more: Any) -> pa.Table:
 # ------------------------------------------------------------------ rows and columns
 
 
-def test_views_of_different_entities_answer_side_by_side_row_by_row(store: DuckDBOfflineStore) -> None:
+def test_views_of_different_entities_answer_side_by_side_row_by_row(store: OfflineStore) -> None:
     got = ask(store, select(*VIEWS), VIEWS, spine(), with_status=True)
 
     assert got.column_names == [
@@ -89,7 +96,7 @@ def answered(*values: Any) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def test_a_row_of_nulls_is_found(store: DuckDBOfflineStore) -> None:
+def test_a_row_of_nulls_is_found(store: OfflineStore) -> None:
     asked = pa.table({"carrier": ["UA"], "as_of": times([10])})
 
     got = ask(store, select(LEG), [LEG], asked, with_status=True)
@@ -97,7 +104,7 @@ def test_a_row_of_nulls_is_found(store: DuckDBOfflineStore) -> None:
     assert got.column("leg__status").to_pylist() == ["NULL"]
 
 
-def test_null_means_that_the_fields_asked_for_are_null(store: DuckDBOfflineStore) -> None:
+def test_null_means_that_the_fields_asked_for_are_null(store: OfflineStore) -> None:
     asked = pa.table({"carrier": ["AA"], "as_of": times([10])})
 
     got = ask(store, select(LEG["seats"]), [LEG], asked, with_status=True)
@@ -105,7 +112,7 @@ def test_null_means_that_the_fields_asked_for_are_null(store: DuckDBOfflineStore
     assert got.column("leg__status").to_pylist() == ["NULL"]
 
 
-def test_every_spine_column_comes_back_as_it_was(store: DuckDBOfflineStore) -> None:
+def test_every_spine_column_comes_back_as_it_was(store: OfflineStore) -> None:
     asked = pa.table({"as_of": times([10] * 4), "carrier": ["AA", "AA", None, "zz"], **FOREIGN})
 
     got = ask(store, select(LEG), [LEG], asked)
@@ -117,15 +124,14 @@ def test_every_spine_column_comes_back_as_it_was(store: DuckDBOfflineStore) -> N
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_small_spines_have_all_columns_and_types(store: DuckDBOfflineStore, rows: int) -> None:
+def test_small_spines_have_all_columns_and_types(store: OfflineStore, rows: int) -> None:
     got = ask(store, select(*VIEWS), VIEWS, spine().slice(0, rows), with_status=True)
 
     assert got.num_rows == rows
     assert got.schema.equals(ask(store, select(*VIEWS), VIEWS, spine(), with_status=True).schema)
 
 
-def test_a_view_without_history_rows_answers_nothing(tmp_path: Path) -> None:
-    empty = DuckDBOfflineStore(tmp_path / "empty.duckdb", PROJECT)
+def test_a_view_without_history_rows_answers_nothing(empty: OfflineStore) -> None:
     view = make_view({"carrier": String}, ALL_TYPES)
     empty.ensure_history(view)
 
@@ -137,7 +143,7 @@ def test_a_view_without_history_rows_answers_nothing(tmp_path: Path) -> None:
     assert [got.column(name).null_count for name in ALL_TYPES] == [2] * len(ALL_TYPES)
 
 
-def test_chunked_and_dictionary_spines_ask_alike(store: DuckDBOfflineStore) -> None:
+def test_chunked_and_dictionary_spines_ask_alike(store: OfflineStore) -> None:
     plain = spine()
     dictionary = plain.set_column(0, "carrier", plain.column("carrier").dictionary_encode())
     chunked = pa.concat_tables([dictionary.slice(0, 1), dictionary.slice(1, 4), plain.slice(5).cast(dictionary.schema)])
@@ -147,7 +153,7 @@ def test_chunked_and_dictionary_spines_ask_alike(store: DuckDBOfflineStore) -> N
     assert content_digest(got) == content_digest(ask(store, select(*VIEWS), VIEWS, plain))
 
 
-def test_integer_keys_of_any_width_ask_alike_and_beyond_a_view_find_nothing(store: DuckDBOfflineStore) -> None:
+def test_integer_keys_of_any_width_ask_alike_and_beyond_a_view_find_nothing(store: OfflineStore) -> None:
     narrow = make_view({"n": Int32}, {"a": Int64}, name="narrow")
     wide = make_view({"n": Int64}, {"b": Int64}, name="wide")
     for view in (narrow, wide):
@@ -166,13 +172,13 @@ def test_integer_keys_of_any_width_ask_alike_and_beyond_a_view_find_nothing(stor
 # ------------------------------------------------------------------ names
 
 
-def test_full_feature_names_carry_the_view(store: DuckDBOfflineStore) -> None:
+def test_full_feature_names_carry_the_view(store: OfflineStore) -> None:
     got = ask(store, select(*VIEWS), VIEWS, spine(), full_feature_names=True)
 
     assert got.column_names[4:] == ["leg__delay", "leg__seats", "weather__temp", "weather__sky"]
 
 
-def test_aliases_name_columns_and_one_field_may_come_twice(store: DuckDBOfflineStore) -> None:
+def test_aliases_name_columns_and_one_field_may_come_twice(store: OfflineStore) -> None:
     service = select(LEG["delay"].alias(delay="first"), LEG["delay"])
 
     got = ask(store, service, [LEG], spine())
@@ -180,13 +186,13 @@ def test_aliases_name_columns_and_one_field_may_come_twice(store: DuckDBOfflineS
     assert got.column("first").equals(got.column("delay"))
 
 
-def test_a_name_that_the_spine_has_too_is_refused_with_the_way_out(store: DuckDBOfflineStore) -> None:
+def test_a_name_that_the_spine_has_too_is_refused_with_the_way_out(store: OfflineStore) -> None:
     with pytest.raises(InputError, match=r"'delay'.*rename it in the spine.*alias.*full feature names"):
         ask(store, select(LEG), [LEG], spine(delay=[1] * 6))
     ask(store, select(LEG), [LEG], spine(delay=[1] * 6), full_feature_names=True)
 
 
-def test_status_columns_of_two_versions_of_a_view_stay_apart(store: DuckDBOfflineStore) -> None:
+def test_status_columns_of_two_versions_of_a_view_stay_apart(store: OfflineStore) -> None:
     second = make_view({"carrier": String}, {"taxi": Int64}, version=2)
     store.ensure_history(second)
     append(store, second, [row(("UA",), 1, (3,))])
@@ -205,7 +211,7 @@ def with_request(*fields: Field) -> FeatureService:
     return select(LEG, request_fields=fields)
 
 
-def test_request_fields_pass_the_gate_and_take_their_declared_type(store: DuckDBOfflineStore) -> None:
+def test_request_fields_pass_the_gate_and_take_their_declared_type(store: OfflineStore) -> None:
     service = with_request(Field(name="distance", dtype=Float32, ge=0), Field(name="stops", dtype=Int32))
 
     got = ask(store, service, [LEG], spine(distance=[1.5, None, 0.0, 2.0, 3.0, 4.0], stops=[1, 2, 3, 4, 5, None]))
@@ -225,7 +231,7 @@ def test_request_fields_pass_the_gate_and_take_their_declared_type(store: DuckDB
     ],
 )
 def test_a_request_field_that_breaks_its_contract_is_refused_with_its_row(
-    store: DuckDBOfflineStore, field: Field, values: list[Any], says: str
+    store: OfflineStore, field: Field, values: list[Any], says: str
 ) -> None:
     asked = pa.table({"carrier": ["AA", "AA"], "as_of": times([1, 1]), "distance": values})
 
@@ -233,7 +239,7 @@ def test_a_request_field_that_breaks_its_contract_is_refused_with_its_row(
         ask(store, with_request(field), [LEG], asked)
 
 
-def test_a_missing_request_field_is_named(store: DuckDBOfflineStore) -> None:
+def test_a_missing_request_field_is_named(store: OfflineStore) -> None:
     with pytest.raises(InputError, match="lacks the request field 'distance' of service 'model'"):
         ask(store, with_request(Field(name="distance", dtype=Int64)), [LEG], spine())
 
@@ -269,7 +275,7 @@ def written(folder: Path, table: pa.Table) -> dict[str, object]:
     }
 
 
-def test_every_kind_of_spine_gives_the_same_digest(store: DuckDBOfflineStore, tmp_path: Path) -> None:
+def test_every_kind_of_spine_gives_the_same_digest(store: OfflineStore, tmp_path: Path) -> None:
     table = pa.table(
         {
             "carrier": ["AA", "AA", None, "UA", ""],
@@ -287,7 +293,7 @@ def test_every_kind_of_spine_gives_the_same_digest(store: DuckDBOfflineStore, tm
     assert len({one.digest for one in made.values()}) == 1
 
 
-def test_as_of_wins_over_event_timestamp_which_stands_in_for_it(store: DuckDBOfflineStore) -> None:
+def test_as_of_wins_over_event_timestamp_which_stands_in_for_it(store: OfflineStore) -> None:
     early, late = times([5]), times([11])
     both = pa.table({"carrier": ["AA"], "event_timestamp": early, "as_of": late})
     one = pa.table({"carrier": ["AA"], "event_timestamp": early})
@@ -297,7 +303,7 @@ def test_as_of_wins_over_event_timestamp_which_stands_in_for_it(store: DuckDBOff
 
 
 @pytest.mark.parametrize(("unit", "zone"), [("us", "America/New_York"), ("ns", "+02:00"), ("s", "UTC")])
-def test_as_of_in_any_zone_and_unit_is_the_same_instant(store: DuckDBOfflineStore, unit: str, zone: str) -> None:
+def test_as_of_in_any_zone_and_unit_is_the_same_instant(store: OfflineStore, unit: str, zone: str) -> None:
     kind = pa.timestamp(unit, zone)
     seconds = pa.array([0, 1], pa.int64()).cast(pa.timestamp("s", "UTC")).cast(kind)
 
@@ -333,13 +339,13 @@ NAIVE = pa.array([1, 2], pa.timestamp("us"))
     ],
 )
 def test_a_spine_that_cannot_ask_is_refused_with_its_column(
-    store: DuckDBOfflineStore, columns: dict[str, Any], says: str
+    store: OfflineStore, columns: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
         ask(store, select(LEG), [LEG], pa.table(columns))
 
 
-def test_float_keys_are_refused_with_what_pandas_did(store: DuckDBOfflineStore) -> None:
+def test_float_keys_are_refused_with_what_pandas_did(store: OfflineStore) -> None:
     import pandas as pd
 
     frame = pd.DataFrame(
@@ -350,14 +356,14 @@ def test_float_keys_are_refused_with_what_pandas_did(store: DuckDBOfflineStore) 
         ask(store, select(WEATHER), [WEATHER], frame)
 
 
-def test_a_column_that_comes_twice_is_refused(store: DuckDBOfflineStore) -> None:
+def test_a_column_that_comes_twice_is_refused(store: OfflineStore) -> None:
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), times([1])], names=["carrier", "carrier", "as_of"])
 
     with pytest.raises(InputError, match="several columns named carrier"):
         ask(store, select(LEG), [LEG], twice)
 
 
-def test_something_else_is_no_spine(store: DuckDBOfflineStore, tmp_path: Path) -> None:
+def test_something_else_is_no_spine(store: OfflineStore, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="a spine is a path, an Arrow table, a pandas or a polars frame; this is a list"
     ):
@@ -372,7 +378,7 @@ def test_something_else_is_no_spine(store: DuckDBOfflineStore, tmp_path: Path) -
 # ------------------------------------------------------------------ the matrix
 
 
-def test_the_matrix_is_that_of_the_same_columns_and_fills_what_is_missing(store: DuckDBOfflineStore) -> None:
+def test_the_matrix_is_that_of_the_same_columns_and_fills_what_is_missing(store: OfflineStore) -> None:
     fields = {"on": Bool, "n": Int64, "x": Float64, "v": Vector(Float32, 2)}
     view = make_view({"carrier": String}, fields, name="numbers")
     store.ensure_history(view)
@@ -394,7 +400,7 @@ def test_the_matrix_is_that_of_the_same_columns_and_fills_what_is_missing(store:
     assert made.to_matrix().tobytes() == to_matrix(plan, columns).tobytes()
 
 
-def test_frames_keep_integers_with_nulls_exact(store: DuckDBOfflineStore) -> None:
+def test_frames_keep_integers_with_nulls_exact(store: OfflineStore) -> None:
     made = training_set(store, select(LEG), [LEG], spine())
 
     assert content_digest(pa.Table.from_pandas(made.to_pandas(), preserve_index=False)) == made.digest
@@ -402,7 +408,7 @@ def test_frames_keep_integers_with_nulls_exact(store: DuckDBOfflineStore) -> Non
     assert made.to_arrow() is made.table
 
 
-def test_all_types_come_through_the_join_to_the_bit(store: DuckDBOfflineStore) -> None:
+def test_all_types_come_through_the_join_to_the_bit(store: OfflineStore) -> None:
     view = make_view("mixed", name="everything")
     keys = KEYS["mixed"][1]
     store.ensure_history(view)

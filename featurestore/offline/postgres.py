@@ -1,0 +1,459 @@
+"""The shared offline store: history tables in a schema of the project's name, several writing processes.
+
+Writers of one view take turns: the view's lock is held from before its newest position is read until the commit that
+makes the next ones visible, so positions become visible in order. Readers wait for nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg import errors, sql
+
+from featurestore.arrow_types import TIMESTAMP, arrow_type
+from featurestore.clock import from_us
+from featurestore.compiler import compile, history_table, names
+from featurestore.compiler.dialects.postgres import POSTGRES
+from featurestore.compiler.latest_rows import LatestRows
+from featurestore.compiler.point_in_time_join import PointInTimeJoin
+from featurestore.errors import NotFoundError, StoreBusy, StoreError
+from featurestore.failpoint import failpoint
+from featurestore.feature_view import FeatureView
+from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
+from featurestore.offline.postgres_connection import Connection, Connections
+from featurestore.offline.postgres_rows import HEADER, TRAILER, decode_rows, encode_rows, sent
+from featurestore.offline.served import Stretch
+
+#: Rows decoded at once where the caller does not say.
+BATCH_ROWS = 65_536
+
+
+class PostgresOfflineStore:
+    """History of one project in a Postgres database. Safe for threads and processes; waits at most `wait_s` seconds.
+
+    `url` is an address as libpq takes it, best without a password, which goes into `password`.
+    """
+
+    def __init__(self, url: str, project: str, *, password: str | None = None, wait_s: float = 10.0) -> None:
+        self._project = project
+        self._wait_s = wait_s
+        self._connections = Connections(url, password, wait_s=wait_s, name=f"featurestore {project}")
+        self._address = self._connections.address
+
+    @property
+    def engine(self) -> str:
+        """Engine and version; asks the server."""
+        with self._connections.lent() as connection:
+            return f"postgres {connection.info.parameter_status('server_version')}"
+
+    @contextmanager
+    def open(self, *, write: bool) -> Iterator[None]:
+        """See that the server answers; connections are kept in any case."""
+        with self._connections.lent():
+            pass
+        yield
+
+    def close(self) -> None:
+        """Close the connections; the next operation opens one again."""
+        self._connections.close()
+
+    # ------------------------------------------------------------------ tables
+
+    def ensure_history(self, view: FeatureView) -> None:
+        """Create the view's history table, or add the fields it lacks, in one transaction."""
+        with self._transaction() as connection:
+            self._lock(connection, "")
+            for statement in _BOOK_KEEPING:
+                connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self._project)))
+            connection.execute(POSTGRES.sql(history_table.create_history(self._project, view, POSTGRES)))
+            present = self._columns(connection, view.ref)
+            for field in view.schema:
+                if field.name not in present:
+                    for change in history_table.add_column(self._project, view, field, POSTGRES):
+                        connection.execute(POSTGRES.sql(change))
+            self._require(connection, view)
+            history = names.history(self._project, view)
+            indexed = {row[0] for row in connection.execute(_INDEXES, (self._project, history.name)).fetchall()}
+            for index in POSTGRES.indexes(history, view):
+                # Not left to IF NOT EXISTS, which waits for every writer of the view before it looks.
+                if index.this.name not in indexed:
+                    connection.execute(POSTGRES.sql(index))
+
+    def drop_history(self, ref: str) -> None:
+        """Remove the history of `view@version` and its book-keeping, if there is one."""
+        with self._transaction() as connection:
+            if not self._has_table(connection, names.POSITIONS):
+                return
+            self._lock(connection, "")
+            self._lock(connection, ref)
+            connection.execute(POSTGRES.sql(history_table.drop_history(self._project, ref)))
+            for name in (names.POSITIONS, names.LOADS, names.QUARANTINE):
+                connection.execute(self._sql("DELETE FROM {table} WHERE view = $1", table=name), (ref,))
+
+    def history_rows(self, ref: str) -> int:
+        """How many rows the history holds; 0 when there is none."""
+        with self._connections.lent() as connection:
+            if not self._has_table(connection, names.history_name(ref)):
+                return 0
+            counted = self._sql("SELECT count(*) FROM {table}", table=names.history_name(ref))
+            return int(_scalar(connection, counted) or 0)
+
+    def position(self, ref: str) -> int:
+        """The position of the newest committed row; 0 before the first."""
+        with self._connections.lent() as connection:
+            return self._last_position(connection, ref)
+
+    def rows_done(self, load_id: str) -> int:
+        """How many source rows of a load are settled; 0 for an unknown load."""
+        with self._connections.lent() as connection:
+            if not self._has_table(connection, names.LOADS):
+                return 0
+            done = self._sql("SELECT rows_done FROM {table} WHERE load_id = $1", table=names.LOADS)
+            return int(_scalar(connection, done, load_id) or 0)
+
+    # ------------------------------------------------------------------ append
+
+    def append(self, view: FeatureView, arrived: ArrivedRows) -> AppendCounts:
+        """Commit one batch. It travels before the view's lock is taken, so that writers wait for commits alone."""
+        with self._transaction() as connection:
+            self._require(connection, view)
+            self._place(connection, view, names.INCOMING, _numbered(arrived.rows))
+            self._lock(connection, view.ref)
+            last = int(_scalar(connection, self._sql(_LAST, table=names.POSITIONS), view.ref) or 0)
+            duplicates, corrections = self._known(connection, view, arrived.rows, last)
+            added = self._insert(connection, view, arrived, last)
+            self._set_aside(connection, arrived.refused)
+            self._settle(connection, view.ref, arrived)
+            failpoint("append.before_commit")
+        failpoint("append.after_commit")
+        return AppendCounts(added=added, corrections=corrections, duplicates=duplicates)
+
+    def _known(self, connection: Connection, view: FeatureView, rows: pa.Table, last: int) -> tuple[int, int]:
+        """(duplicates, corrections) of the incoming rows, which then stand in `_known`."""
+        connection.execute("CREATE TEMPORARY TABLE _known (_row bigint, _same boolean) ON COMMIT DROP")
+        if rows.num_rows == 0 or last == 0:
+            return 0, 0
+        span = pc.min_max(pc.cast(rows.column(names.EVENT), pa.int64())).as_py()
+        known = sql.SQL("INSERT INTO pg_temp._known " + compile.known_rows(self._project, view, POSTGRES))
+        with _by_lookups(connection):
+            connection.execute(known, (from_us(span["min"]), from_us(span["max"])))
+        counts = "SELECT count(*) FILTER (WHERE _same), count(*) FILTER (WHERE NOT _same) FROM pg_temp._known"
+        duplicates, corrections = connection.execute(counts).fetchall()[0]
+        return int(duplicates), int(corrections)
+
+    def _insert(self, connection: Connection, view: FeatureView, arrived: ArrivedRows, last: int) -> int:
+        """The incoming rows that are not known into history, in their order; returns how many."""
+        if arrived.rows.num_rows == 0:
+            return 0
+        statement = self._sql(
+            "INSERT INTO {table} ({columns}, _position, _schema)"
+            " SELECT {columns}, $1 + row_number() OVER (ORDER BY _row), $2 FROM pg_temp._incoming AS fresh"
+            " WHERE NOT EXISTS (SELECT FROM pg_temp._known AS known WHERE known._row = fresh._row AND known._same)"
+            " ORDER BY _row",
+            table=names.history_name(view.ref),
+            columns=arrived.rows.column_names,
+        )
+        added = connection.execute(statement, (last, arrived.schema_id)).rowcount
+        moved = self._sql(
+            "INSERT INTO {table} (view, last) VALUES ($1, $2) ON CONFLICT (view) DO UPDATE SET last = excluded.last",
+            table=names.POSITIONS,
+        )
+        connection.execute(moved, (view.ref, last + added))
+        return added
+
+    def _set_aside(self, connection: Connection, refused: pa.Table | None) -> None:
+        """Keep refused rows; one that is already there, for the same rule, is not kept twice."""
+        if refused is None or refused.num_rows == 0:
+            return
+        like = "CREATE TEMPORARY TABLE _refused (LIKE {table}) ON COMMIT DROP"
+        connection.execute(self._sql(like, table=names.QUARANTINE))
+        _copy_in(connection, "_refused", refused)
+        connection.execute(self._sql(_SET_ASIDE, table=names.QUARANTINE))
+
+    def _settle(self, connection: Connection, ref: str, arrived: ArrivedRows) -> None:
+        if arrived.load_id is not None:
+            # One load a view: an earlier one is over, and its row with it.
+            settled = self._sql(
+                "INSERT INTO {table} (view, load_id, rows_done) VALUES ($1, $2, $3)"
+                " ON CONFLICT (view) DO UPDATE SET load_id = excluded.load_id, rows_done = excluded.rows_done",
+                table=names.LOADS,
+            )
+            connection.execute(settled, (ref, arrived.load_id, arrived.rows_done))
+
+    # ------------------------------------------------------------------ questions
+
+    def point_in_time(self, join: PointInTimeJoin, spine: pa.Table, served: Stretch | None = None) -> pa.Table:
+        """Answers to spine rows, in any order; by lookups, and where they look at too much, over all rows."""
+        chosen = {name: arrow_type(join.view.fields[name].dtype) for name in join.fields}
+        schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
+        with self._transaction() as connection:
+            self._require(connection, join.view)
+            self._place(connection, join.view, names.SPINE, spine)
+            if served is not None:
+                # An index orders rows by time, not by publish: nothing to look up.
+                self._place(connection, join.view, names.PUBLISHED_POSITIONS, served.positions)
+                self._place(connection, join.view, names.PUBLISHED_HORIZONS, served.horizons)
+                return _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
+            marked = schema.append(pa.field(names.FAR, pa.bool_()))
+            with _by_lookups(connection):
+                looked_up = _table(connection, compile.nearest(join, POSTGRES), marked)
+            far = looked_up.column(names.FAR)
+            answers = looked_up.filter(pc.invert(far)).drop_columns([names.FAR])
+            if answers.num_rows == looked_up.num_rows:
+                return answers
+            rest = pc.is_in(spine.column(names.ROW), looked_up.column(names.ROW).filter(far).combine_chunks())
+            self._place(connection, join.view, names.SPINE, spine.filter(rest))
+            more = _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
+        return pa.concat_tables([answers, more])
+
+    @contextmanager
+    def latest(self, query: LatestRows, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+        """The greatest qualifying row per entity, streamed over a connection of its own."""
+        schema = history_schema(query.view)
+        with self._connections.lent() as connection:
+            self._require(connection, query.view)
+            with _sent(connection, compile.latest(query, POSTGRES), schema) as rows:
+                yield pa.RecordBatchReader.from_batches(schema, _batches(rows, schema, batch_rows))
+
+    def pending(self, query: LatestRows) -> Pending:
+        """What qualifies, in numbers; times in microseconds."""
+        schema = pa.schema([("rows", pa.int64()), ("newest", TIMESTAMP), ("oldest", TIMESTAMP)])
+        with self._connections.lent() as connection:
+            self._require(connection, query.view)
+            table = _table(connection, compile.pending(query, POSTGRES), schema)
+        newest, oldest = (table.column(at).cast(pa.int64())[0].as_py() for at in (1, 2))
+        return Pending(rows=int(table.column(0)[0].as_py()), newest_us=newest, oldest_visible_us=oldest)
+
+    def entities(self, query: LatestRows) -> pa.Table:
+        """The distinct join keys of the qualifying rows."""
+        keys = pa.schema([(name, arrow_type(dtype)) for name, dtype in query.view.join_keys.items()])
+        with self._connections.lent() as connection:
+            self._require(connection, query.view)
+            return _table(connection, compile.entities(query, POSTGRES), keys)
+
+    def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
+        """The history rows with the given sequences, in the columns of `latest`, in any order."""
+        with self._transaction() as connection:
+            self._require(connection, view)
+            self._place(connection, view, names.INCOMING, pa.table({names.SEQUENCE: sequences}))
+            return _table(connection, compile.rows_of(self._project, view, POSTGRES), history_schema(view))
+
+    def quarantined(self, ref: str, limit: int) -> pa.Table:
+        """The newest quarantined rows of a view."""
+        newest = self._sql(
+            "SELECT {columns} FROM {table} WHERE view = {view}"
+            " ORDER BY quarantined_at DESC, source, source_row LIMIT {limit}",
+            table=names.QUARANTINE,
+            columns=QUARANTINE_SCHEMA.names,
+            view=sql.Literal(ref),
+            limit=sql.Literal(limit),
+        )
+        with self._connections.lent() as connection:
+            if not self._has_table(connection, names.QUARANTINE):
+                return QUARANTINE_SCHEMA.empty_table()
+            return _table(connection, newest, QUARANTINE_SCHEMA)
+
+    # ------------------------------------------------------------------ parts
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._connections.lent() as connection, connection.transaction():
+            yield connection
+
+    def _sql(self, text: str, *, table: str, columns: Sequence[str] = (), **parts: sql.Literal) -> sql.Composed:
+        """A statement on a table of the project."""
+        listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+        return sql.SQL(text).format(table=sql.Identifier(self._project, table), columns=listed, **parts)
+
+    def _place(self, connection: Connection, view: FeatureView, name: str, rows: pa.Table) -> None:
+        """Rows into a temporary table that queries know by `name`, its columns typed as those of history."""
+        columns = [
+            sql.SQL("{} AS {}").format(sql.Identifier(_like(column)), sql.Identifier(column.name))
+            for column in rows.schema
+        ]
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS pg_temp.{}").format(sql.Identifier(name)))
+        made = "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
+        history = sql.Identifier(self._project, names.history_name(view.ref))
+        connection.execute(sql.SQL(made).format(sql.Identifier(name), sql.SQL(", ").join(columns), history))
+        _copy_in(connection, name, rows)
+
+    def _lock(self, connection: Connection, ref: str) -> None:
+        """The lock of a view, or of the project's tables (""), until the transaction ends; StoreBusy names a holder."""
+        digest = hashlib.blake2b(f"featurestore {self._project}/{ref}".encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "big", signed=True)
+        try:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock($1)", (key,))
+        except errors.LockNotAvailable as error:
+            holders = connection.execute(_HOLDERS, (key,)).fetchall()
+            named = ", ".join(f"{name or 'a session'} (backend {pid})" for pid, name in holders) or "another session"
+            raise StoreBusy(
+                f"{ref or 'the tables of ' + self._project} in {self._address} is held by {named}; waited "
+                f"{self._wait_s:g} s; let it finish, or raise offline.wait_s in featurestore.toml"
+            ) from error
+
+    def _last_position(self, connection: Connection, ref: str) -> int:
+        if not self._has_table(connection, names.POSITIONS):
+            return 0
+        return int(_scalar(connection, self._sql(_LAST, table=names.POSITIONS), ref) or 0)
+
+    def _has_table(self, connection: Connection, name: str) -> bool:
+        return bool(_scalar(connection, _TABLE_EXISTS, self._project, name))
+
+    def _columns(self, connection: Connection, ref: str) -> dict[str, tuple[str, str | None]]:
+        """The columns of a history as (type, collation); empty when there is none."""
+        rows = connection.execute(_COLUMNS, (self._project, names.history_name(ref))).fetchall()
+        return {name: (kind, collation) for name, kind, collation in rows}
+
+    def _require(self, connection: Connection, view: FeatureView) -> None:
+        """NotFoundError when the view has no history; StoreError when somebody altered its table."""
+        present = self._columns(connection, view.ref)
+        if not present:
+            known = connection.execute(_TABLES, (self._project,)).fetchall()
+            raise NotFoundError("history", view.ref, [row[0].replace("__v", "@") for row in known])
+        for name, expected in _expected(view).items():
+            if (found := present.get(name)) != expected:
+                table = f"{self._project}.{names.history_name(view.ref)}"
+                says = f"has no column {name}" if found is None else f"holds {name} as {_spoken(*found)}"
+                raise StoreError(
+                    f"table {table} in {self._address} {says}, featurestore made it {_spoken(*expected)}; undo what "
+                    f"was altered by hand, restore the table, or declare a new version of {view.ref}"
+                )
+
+
+def _expected(view: FeatureView) -> Mapping[str, tuple[str, str | None]]:
+    """What Postgres calls the types of a history's columns."""
+    dtypes = {**view.join_keys, **history_table.SYSTEM_COLUMNS, **{field.name: field.dtype for field in view.schema}}
+    return {
+        name: (_catalog_name(POSTGRES.type_text(dtype)), POSTGRES.collation(dtype)) for name, dtype in dtypes.items()
+    }
+
+
+def _catalog_name(text: str) -> str:
+    name = text.lower().replace("decimal", "numeric").replace(", ", ",")
+    return name.replace("timestamptz", "timestamp with time zone")
+
+
+def _spoken(kind: str, collation: str | None) -> str:
+    return kind if collation is None else f'{kind} COLLATE "{collation}"'
+
+
+def _numbered(rows: pa.Table) -> pa.Table:
+    return rows.append_column(names.ROW, pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+
+
+#: Columns of relations that stand beside history, which has none of their name.
+_BESIDE = (names.ROW, names.AS_OF, names.UP_TO, names.PUBLISH)
+
+
+def _like(column: pa.Field) -> str:
+    """The column of history that has the type of a column beside it."""
+    if column.name not in _BESIDE:
+        return str(column.name)
+    return names.EVENT if pa.types.is_timestamp(column.type) else names.SEQUENCE
+
+
+def _copy_in(connection: Connection, table: str, rows: pa.Table) -> None:
+    """Rows into a temporary table, by binary COPY."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+    statement = sql.SQL("COPY pg_temp.{} ({}) FROM STDIN (FORMAT binary)").format(sql.Identifier(table), columns)
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for piece in encode_rows(rows):
+            copy.write(piece)
+
+
+@contextmanager
+def _sent(connection: Connection, query: str | sql.Composable, schema: pa.Schema) -> Iterator[psycopg.Copy]:
+    """The rows of a query as messages of binary COPY; its columns are those of `schema`, by place."""
+    columns = [
+        sql.SQL("CAST({} AS {})").format(sql.Identifier(field.name), sql.SQL(kind))
+        if (kind := sent(field.type))
+        else sql.Identifier(field.name)
+        for field in schema
+    ]
+    statement = sql.SQL("COPY (SELECT {} FROM ({}) AS _query ({})) TO STDOUT (FORMAT binary)").format(
+        sql.SQL(", ").join(columns),
+        sql.SQL(query) if isinstance(query, str) else query,
+        sql.SQL(", ").join(map(sql.Identifier, schema.names)),
+    )
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        yield copy
+
+
+def _batches(rows: psycopg.Copy, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Record batches of at most `batch_rows` rows; Postgres sends a message a row."""
+    messages: list[bytes] = []
+    for number, message in enumerate(rows):
+        row = bytes(message) if number else bytes(message)[len(HEADER) :]
+        if not row or row == TRAILER:
+            continue
+        messages.append(row)
+        if len(messages) == batch_rows:
+            yield decode_rows(messages, schema)
+            messages = []
+    if messages:
+        yield decode_rows(messages, schema)
+
+
+def _table(connection: Connection, query: str | sql.Composable, schema: pa.Schema) -> pa.Table:
+    with _sent(connection, query, schema) as rows:
+        return pa.Table.from_batches(_batches(rows, schema, BATCH_ROWS), schema)
+
+
+@contextmanager
+def _by_lookups(connection: Connection) -> Iterator[None]:
+    """Plans of index lookups only. Statistics would choose to read all of history for a batch, again for each batch,
+    and have nothing to say of temporary tables and before the first ANALYZE."""
+    connection.execute(_PLANS, ("off",))
+    yield
+    connection.execute(_PLANS, ("on",))
+
+
+def _scalar(connection: Connection, statement: str | sql.Composed, *parameters: object) -> Any:
+    row = connection.execute(statement, parameters).fetchone()
+    return row[0] if row else None
+
+
+_PLANS = (
+    "SELECT set_config(plan, $1, true)"
+    " FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin']) AS plan"
+)
+_LAST = "SELECT last FROM {table} WHERE view = $1"
+_INDEXES = "SELECT indexname FROM pg_indexes WHERE schemaname = $1 AND tablename = $2"
+_TABLE_EXISTS = "SELECT count(*) FROM pg_tables WHERE schemaname = $1 AND tablename = $2"
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename NOT LIKE '\\_%'"
+_COLUMNS = (
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), nullif(c.collname, 'default')"
+    " FROM pg_attribute AS a LEFT JOIN pg_collation AS c ON c.oid = a.attcollation"
+    " JOIN pg_class AS r ON r.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = r.relnamespace"
+    " WHERE n.nspname = $1 AND r.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped"
+)
+#: An advisory lock of 64 bits is shown as two halves.
+_HOLDERS = (
+    "SELECT l.pid, a.application_name FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid"
+    " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> pg_backend_pid()"
+    " AND (l.classid::bigint << 32 | l.objid::bigint) = $1"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_BOOK_KEEPING = (
+    "CREATE SCHEMA IF NOT EXISTS {schema}",
+    'CREATE TABLE IF NOT EXISTS {schema}._positions (view text COLLATE "C" NOT NULL PRIMARY KEY, last bigint NOT NULL)',
+    "CREATE TABLE IF NOT EXISTS {schema}._loads"
+    ' (view text COLLATE "C" NOT NULL PRIMARY KEY, load_id text COLLATE "C" NOT NULL, rows_done bigint NOT NULL)',
+    'CREATE TABLE IF NOT EXISTS {schema}._quarantine (view text COLLATE "C" NOT NULL, run text COLLATE "C" NOT NULL,'
+    ' rule text COLLATE "C" NOT NULL, field text COLLATE "C" NOT NULL, reason text COLLATE "C" NOT NULL,'
+    ' source text COLLATE "C" NOT NULL, source_row bigint NOT NULL, raw text COLLATE "C" NOT NULL,'
+    " quarantined_at timestamptz NOT NULL)",
+)
+_SET_ASIDE = (
+    "INSERT INTO {table} SELECT DISTINCT ON (view, rule, field, raw) * FROM pg_temp._refused AS fresh WHERE NOT EXISTS"
+    " (SELECT FROM {table} AS kept WHERE kept.view = fresh.view AND kept.rule = fresh.rule"
+    " AND kept.field = fresh.field AND kept.raw = fresh.raw) ORDER BY view, rule, field, raw, source, source_row"
+)

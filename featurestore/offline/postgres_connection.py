@@ -1,0 +1,149 @@
+"""Connections of the Postgres offline store: opened when needed, checked before use, bounded in every wait.
+
+A connection is lent to one operation at a time and kept for the next one; side by side operations (threads, or a
+question asked while rows are streamed) get one each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import conninfo
+from psycopg.pq import TransactionStatus
+
+from featurestore.errors import ConfigError, StoreError
+from featurestore.offline.postgres_faults import Address, connect_fault, translated
+
+VERSION_MIN = 14
+#: Longest run of one statement: one that takes longer has a plan gone wrong, and holds locks meanwhile.
+STATEMENT_S_MAX = 3600
+#: A writer that stands still inside a transaction (paused, or cut off) is ended, so that it holds no lock for ever.
+IDLE_IN_TRANSACTION_S_MAX = 60
+#: Sorts and hash tables of one statement, each.
+WORK_MEM = "64MB"
+RETRY_S = 0.1
+
+_NO_ADDRESS = "offline.url is not an address of Postgres; write it as postgresql://user@host:5432/database"
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Connections:
+    """The connections of one store; `url` as libpq takes it, with or without a password."""
+
+    def __init__(self, url: str, password: str | None, *, wait_s: float, name: str) -> None:
+        try:
+            self._parameters = conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            # What libpq says repeats the text, which may hold a password.
+            raise ConfigError(_NO_ADDRESS) from None
+        if not re.fullmatch(r"[\d,]*", str(self._parameters.get("port", ""))):
+            raise ConfigError(_NO_ADDRESS)
+        if password is not None:
+            self._parameters["password"] = password
+        self._wait_s, self._name = wait_s, name
+        self._idle: list[Connection] = []
+        self._guard = threading.Lock()
+        self.address = Address.of(self._parameters)
+
+    @contextmanager
+    def lent(self) -> Iterator[Connection]:
+        """A connection that works, for the block; outside of a transaction."""
+        with translated(self.address, wait_s=self._wait_s):
+            connection = self._take()
+            try:
+                yield connection
+            except BaseException:
+                # Whatever state it was left in, the next operation begins with another one.
+                connection.close()
+                raise
+            if connection.info.transaction_status == TransactionStatus.IDLE:
+                with self._guard:
+                    self._idle.append(connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        """Close what is kept."""
+        with self._guard:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> Connection:
+        while True:
+            with self._guard:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self._connect()
+            # The server may have been restarted since.
+            with suppress(psycopg.OperationalError):
+                connection.execute("")
+                return connection
+            connection.close()
+
+    def _connect(self) -> Connection:
+        """A new connection; a server that is starting up is waited for, within bounds."""
+        deadline = time.monotonic() + self._wait_s
+        while True:
+            try:
+                connection: Connection = psycopg.connect(**self._connect_parameters())
+            except psycopg.OperationalError as error:
+                fault, passing = connect_fault(error, self.address)
+                if not passing or time.monotonic() >= deadline:
+                    raise fault from error
+            else:
+                try:
+                    self._prepare(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
+            time.sleep(RETRY_S)
+
+    def _connect_parameters(self) -> dict[str, Any]:
+        defaults = {
+            "connect_timeout": max(2, round(self._wait_s)),
+            # Seen in pg_stat_activity, and in our own messages about who holds a lock.
+            "application_name": f"{self._name} (process {os.getpid()} on {socket.gethostname()})"[:63],
+            # A peer that is gone without a word is noticed within a minute.
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 6,
+        }
+        own = {"autocommit": True, "cursor_factory": psycopg.RawCursor, "prepare_threshold": None}
+        return {**defaults, **self._parameters, **own}
+
+    def _prepare(self, connection: Connection) -> None:
+        version = connection.info.server_version // 10_000
+        if version < VERSION_MIN:
+            raise StoreError(f"{self.address} is Postgres {version}; {VERSION_MIN} or newer is needed, upgrade it")
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise StoreError(
+                f"{self.address} is encoded in {encoding}, which cannot hold every string; make one with "
+                f"CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+            )
+        if connection.info.parameter_status("in_hot_standby") == "on":
+            raise StoreError(f"{self.address} is a standby and cannot be written; point offline.url at the primary")
+        settings = {
+            "client_encoding": "UTF8",
+            "timezone": "UTC",
+            "search_path": "",
+            "work_mem": WORK_MEM,
+            # Plans here are made of short lookups; compiling them takes longer than running them.
+            "jit": "off",
+            "lock_timeout": f"{max(1, round(self._wait_s * 1000))}ms",
+            "statement_timeout": f"{STATEMENT_S_MAX}s",
+            "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S_MAX}s",
+        }
+        for name, value in settings.items():
+            connection.execute("SELECT set_config($1, $2, false)", (name, value))

@@ -1,0 +1,108 @@
+"""Postgres goes away in the middle of a load: the run says so, the next one finishes, nothing is lost or doubled.
+
+The job is the real command; the server is one of this test's own, so that it can be stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from featurestore.failpoint import KILLED
+from featurestore.ingest.load import LoadCounts
+from featurestore.offline.postgres import PostgresOfflineStore
+from tests.fix_postgres import LocalServer, local_server
+from tests.fix_repository import NOON, PROJECT, Row, SmallRepository, hours, weather
+
+ROWS = 400
+COMMAND = "materialize-incremental"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalServer]:
+    with local_server() as started:
+        yield started
+
+
+@pytest.fixture
+def shared(repository: SmallRepository, server: LocalServer) -> Iterator[SmallRepository]:
+    """A repository whose history lies in Postgres, and whose source waits to be read."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {PROJECT} CASCADE")
+    repository.offline.close()
+    repository.offline = PostgresOfflineStore(server.url, PROJECT, wait_s=10)
+    repository.offline_settings = f'kind = "postgres"\nurl = "{server.url}"'
+    repository.apply(weather())
+    repository.write("weather/a.parquet", some_rows())
+    yield repository
+    repository.offline.close()
+
+
+def some_rows() -> list[Row]:
+    return [(f"A{n:03}", NOON - hours(1 + n % 3), float(n), n) for n in range(ROWS)]
+
+
+def assert_whole(repository: SmallRepository, server: LocalServer) -> None:
+    """Every source row once, positions without a gap, online what history says."""
+    with psycopg.connect(server.url) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        table = f"{PROJECT}.weather__v1"
+        rows = connection.execute(f"SELECT origin, event_timestamp, temp, seen FROM {table} ORDER BY origin").fetchall()
+        placed = connection.execute(f"SELECT _position, _sequence FROM {table} ORDER BY 1").fetchall()
+    assert rows == some_rows()
+    assert [position for position, _ in placed] == list(range(1, ROWS + 1))
+    assert len({sequence for _, sequence in placed}) == ROWS
+    assert repository.online.count("weather@1") == ROWS
+    assert repository.state.publish_state("weather@1") is not None
+
+
+def until(repository: SmallRepository, rows: int) -> None:
+    """Wait until that many rows are history."""
+    while repository.offline.history_rows("weather@1") < rows:
+        threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["shut down", "crashed"])
+def test_a_server_restarted_in_a_load_ends_it_clearly_and_the_next_run_finishes(
+    shared: SmallRepository, server: LocalServer, how: signal.Signals
+) -> None:
+    with shared.start_command(COMMAND) as job:
+        until(shared, 50)
+        server.stop(how)
+        server.start()
+        _, errors = job.communicate(timeout=120)
+
+    assert job.returncode == 3, errors
+    assert "Traceback" not in errors
+    assert "was lost" in errors or "cannot reach" in errors
+    settled = shared.offline.history_rows("weather@1")
+    assert 50 <= settled < ROWS
+    assert shared.done().loaded == LoadCounts(read=ROWS - settled, added=ROWS - settled)
+    assert_whole(shared, server)
+
+
+@pytest.mark.parametrize("failpoint", ["append.before_commit:3", "append.after_commit:3"])
+def test_a_job_killed_at_a_commit_is_finished_by_the_next(
+    shared: SmallRepository, server: LocalServer, failpoint: str
+) -> None:
+    with shared.start_command(COMMAND, FEATURESTORE_FAILPOINT=failpoint) as job:
+        _, errors = job.communicate(timeout=120)
+    assert job.returncode == KILLED, errors
+
+    settled = 20 if "before" in failpoint else 30
+    assert shared.offline.history_rows("weather@1") == settled
+    assert shared.done().loaded == LoadCounts(read=ROWS - settled, added=ROWS - settled)
+    assert_whole(shared, server)
+
+
+def test_a_server_restarted_between_runs_is_met_again(shared: SmallRepository, server: LocalServer) -> None:
+    assert shared.offline.position("weather@1") == 0
+    server.stop()
+    server.start()
+
+    assert shared.done().loaded == LoadCounts(read=ROWS, added=ROWS)
+    assert_whole(shared, server)
