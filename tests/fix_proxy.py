@@ -26,7 +26,7 @@ class Proxy:
 
     def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target_port, self._tls = target_port, tls
-        #: Cut each connection after so many more bytes from the client; None never does.
+        #: Cut the connection after so many more bytes from the client, once.
         self.cut_after: int | None = None
         #: What becomes of the server's bytes.
         self.change: Callable[[bytes], bytes] = bytes
@@ -79,11 +79,12 @@ class Proxy:
 
     async def _forth(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK_BYTES):
-            if self.cut_after is not None:
-                data, self.cut_after = data[: self.cut_after], max(self.cut_after - len(data), 0)
-            there.write(data)
+            left = self.cut_after
+            if left is not None:
+                self.cut_after = left - len(data) if left > len(data) else None
+            there.write(data[:left])
             await there.drain()
-            if self.cut_after == 0:
+            if left is not None and left <= len(data):
                 return
 
     async def _back(self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
