@@ -66,7 +66,7 @@ class RedisOnlineStore:
 
     def read(self, ref: str, keys: pa.BinaryArray) -> pa.BinaryArray:
         """The row of each key, aligned with `keys`; null where the key is null or nothing is stored."""
-        asked = keys.drop_null()
+        asked = keys.drop_null() if keys.null_count else keys
         found = pa.array(self._fields(ref, bucket_of(asked).tolist(), asked.to_pylist()), pa.binary())
         if keys.null_count == 0:
             return found

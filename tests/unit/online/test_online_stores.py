@@ -21,6 +21,7 @@ from featurestore.online.keys import BUCKETS, bucket_of
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore.online.row_codec import OrderKeys, RowEncoder
 from featurestore.online.sqlite import SqliteOnlineStore
+from featurestore.repository import Repository
 from tests.fix_online_store import ALL_BUCKETS, FIELDS, VIEW, buckets, keys_of, raised, rows_at, rows_of, values_of
 from tests.fix_redis import KINDS, RedisFarm
 
@@ -325,4 +326,28 @@ def test_processes_that_write_the_same_rows_shuffled_end_with_the_latest(place: 
     numbers = list(range(SHUFFLED))
     assert store.count(VIEW) == SHUFFLED
     assert values_of(store.read(VIEW, keys_of(*numbers))) == [40_000 + number for number in numbers]
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["acl", "tls", "cluster"])
+def test_a_repository_opens_the_store_that_its_settings_name(
+    redis_farm: RedisFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    address = redis_farm.address(kind)
+    project = f"shop_{uuid.uuid4().hex}"
+    given = {name: getattr(address, name) for name in ("url", "username", "tls_ca", "tls_cert", "tls_key")}
+    lines = [f'{name} = "{value}"' for name, value in given.items() if value is not None]
+    text = "\n".join(
+        [f'project = "{project}"', "[online]", 'kind = "redis"', f"cluster = {str(address.cluster).lower()}", *lines]
+    )
+    (tmp_path / "featurestore.toml").write_text(text)
+    if address.password is not None:
+        (tmp_path / "password").write_text(address.password + "\n")
+        monkeypatch.setenv("FEATURESTORE_ONLINE_PASSWORD_FILE", "password")
+
+    with Repository.open(tmp_path) as repository:
+        repository.online.write(VIEW, keys_of(1), rows_at(1, 10))
+
+    store = RedisOnlineStore(project, address)
+    assert values_of(store.read(VIEW, keys_of(1))) == [10]
     store.close()
