@@ -94,8 +94,27 @@ class OfflineSettings(_OfKind):
     wait_s: float = Setting(default=10.0, ge=0)
 
 
-class OnlineSettings(_Section):
-    """The online store: a SQLite file (`path`), or a Redis server or Cluster (the settings below it)."""
+class OnlineSettings(_OfKind):
+    """The online store: a SQLite file, or a Redis server or Cluster."""
+
+    OWN = {
+        "sqlite": frozenset({"path"}),
+        "redis": frozenset(
+            {
+                "url",
+                "username",
+                "password",
+                "cluster",
+                "tls_ca",
+                "tls_cert",
+                "tls_key",
+                "allow_eviction",
+                "timeout_s",
+                "retries",
+            }
+        ),
+    }
+    URL = {"redis": "redis://host:6379/0"}
 
     kind: Literal["sqlite", "redis"] = "sqlite"
     path: Path = Path("data/online.db")
@@ -115,9 +134,6 @@ class OnlineSettings(_Section):
     timeout_s: float = Setting(default=5.0, gt=0)
     #: Further tries, after growing waits, of what failed for a passing reason.
     retries: int = Setting(default=3, ge=0, le=20)
-
-
-_ONLINE_FILE_SETTINGS = frozenset({"path"})
 
 
 class DefinitionsSettings(_Section):
@@ -181,22 +197,12 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     except ValidationError as error:
         raise ConfigError(_listed([_fault(detail) for detail in error.errors()])) from error
     _require_own_schema(settings)
-    _require_online_kind(settings.online)
+    _require_no_login(settings.online)
     return _absolute(settings)
 
 
-def _require_online_kind(online: OnlineSettings) -> None:
-    """Settings of the other kind would be ignored, which nobody means."""
-    given = online.model_fields_set - {"kind"}
-    own = _ONLINE_FILE_SETTINGS if online.kind == "sqlite" else set(OnlineSettings.model_fields) - _ONLINE_FILE_SETTINGS
-    if foreign := sorted(given - own):
-        other = "redis" if online.kind == "sqlite" else "sqlite"
-        raise ConfigError(
-            f'online.{foreign[0]} belongs to kind = "{other}", [online] has kind = "{online.kind}"; '
-            f"set the kind, or remove {', '.join(f'online.{name}' for name in foreign)}"
-        )
-    if online.kind == "redis" and not online.url:
-        raise ConfigError('online.url is missing; add url = "redis://host:6379/0" to [online], as kind = "redis" needs')
+def _require_no_login(online: OnlineSettings) -> None:
+    """An address is shown and logged."""
     if "@" in (online.url or ""):
         raise ConfigError(
             "online.url holds a user name or a password, which `featurestore config` would show; move them to "

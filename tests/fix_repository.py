@@ -30,6 +30,7 @@ from featurestore.compiler.names import CREATED, EVENT
 from featurestore.ingest.projection import pack
 from featurestore.offline.base import OfflineStore
 from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.online.base import OnlineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.registry.apply import apply
@@ -90,7 +91,7 @@ class SmallRepository:
         self.state: StateStore
         self.registry, self.state = open_state(self.root / "registry.db", PROJECT)
         self.offline: OfflineStore = DuckDBOfflineStore(self.root / "offline.duckdb", PROJECT, wait_s=0.2)
-        self.online = SqliteOnlineStore(self.root / "online.db", PROJECT)
+        self.online: OnlineStore = SqliteOnlineStore(self.root / "online.db", PROJECT)
 
     def close(self) -> None:
         """Close the stores."""

@@ -22,13 +22,17 @@ _SETTINGS = """\
 # Any value may come from the environment too: FEATURESTORE_ONLINE_PATH, FEATURESTORE_SERVING_PORT, ...
 project = "{project}"
 
+# History: one DuckDB file, or a Postgres database (pip install "featurestore[postgres]").
 [offline]
 kind = "duckdb"
-path = "data/{offline}.duckdb"
+{path}# kind = "postgres"
+# url = "postgresql://featurestore@localhost:5432/featurestore"  # the password: FEATURESTORE_OFFLINE_PASSWORD
 
+# The online store: one SQLite file, or a Redis server (pip install "featurestore[redis]").
 [online]
 kind = "sqlite"
-path = "data/online.db"
+# kind = "redis"
+# url = "redis://localhost:6379/0"  # the password: FEATURESTORE_ONLINE_PASSWORD
 """
 
 _IGNORED = """\
@@ -127,8 +131,7 @@ def _build(made: Path, source: Path, template: str, project: str) -> None:
     else:
         shutil.copytree(source / "definitions", made / "definitions", ignore=ignored)
         (made / "README.md").write_text(_FLIGHTS_README, encoding="utf-8")
-    (made / "featurestore.toml").write_text(
-        _SETTINGS.format(project=project, offline="history" if project.lower() == "offline" else "offline"),
-        encoding="utf-8",
-    )
+    # DuckDB cannot tell a project from a file of its name.
+    path = 'path = "data/history.duckdb"\n' if project.lower() == "offline" else ""
+    (made / "featurestore.toml").write_text(_SETTINGS.format(project=project, path=path), encoding="utf-8")
     (made / ".gitignore").write_text(_IGNORED, encoding="utf-8")

@@ -142,7 +142,7 @@ def test_init_writes_into_no_folder_that_holds_anything(inside: Run, store: Path
         ("", {"FEATURESTORE_ONLINE_PATH_FILE": "gone"}, ["FEATURESTORE_ONLINE_PATH_FILE", "gone cannot be read"]),
         ("[online\n", {}, ["featurestore.toml is not valid TOML", "line"]),
         ("[materialization]\nbatch_rows = 0\n", {}, ["materialization.batch_rows = 0"]),
-        ("[online]\nkind = 'redis'\n", {}, ["online.kind = 'redis'", "'sqlite'"]),
+        ("[online]\nkind = 'etcd'\n", {}, ["online.kind = 'etcd'", "'sqlite'", "'redis'"]),
     ],
 )
 def test_settings_that_are_wrong_are_told_with_their_place(

@@ -151,11 +151,17 @@ def test_a_redis_online_store_takes_its_password_from_a_file(tmp_path: Path) -> 
     [
         (
             'project = "shop"\n[online]\nurl = "redis://a"\n',
-            'online.url belongs to kind = "redis", [online] has kind = "sqlite"',
+            '[online] url belong to kind = "redis", this one is "sqlite"; remove them',
         ),
-        ('project = "shop"\n[online]\nretries = 1\ntls_ca = "x"\n', "or remove online.retries, online.tls_ca"),
-        (REDIS + 'path = "x"\n', 'online.path belongs to kind = "sqlite", [online] has kind = "redis"'),
-        ('project = "shop"\n[online]\nkind = "redis"\n', "online.url is missing; add url ="),
+        (
+            'project = "shop"\n[online]\nretries = 1\ntls_ca = "x"\n',
+            '[online] retries, tls_ca belong to kind = "redis"',
+        ),
+        (REDIS + 'path = "x"\n', '[online] path belong to kind = "sqlite", this one is "redis"'),
+        (
+            'project = "shop"\n[online]\nkind = "redis"\n',
+            '[online] kind = "redis" needs url, as in url = "redis://host:6379/0"',
+        ),
         (REDIS + "timeout_s = 0\n", "online.timeout_s = 0: Input should be greater than 0"),
         (REDIS + "retries = 100\n", "online.retries = 100"),
     ],

@@ -16,6 +16,7 @@ from featurestore.errors import ParityError
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.projection import Projection
 from featurestore.online.keys import decode_key, encode_keys
+from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.online.row_layout import SCHEMA_ID_AT, VERSION_AT
 from featurestore.parity.report import (
@@ -36,6 +37,7 @@ from featurestore.parity.report import (
 from featurestore.parity.rows import RowReader
 from featurestore.parity.verify import Verifier
 from materialization.job import Request
+from tests.fix_redis import RedisFarm
 from tests.fix_repository import FIELDS, NOON, SmallRepository, created_table, hours, rows_table, weather
 
 REF = "weather@1"
@@ -152,18 +154,6 @@ def test_examples_tell_both_rows(published: SmallRepository) -> None:
     assert example.online is not None
     assert example.expected["event_timestamp"] == NOON - hours(1)
     assert example.online["event_timestamp"] == NOON - hours(2)
-
-
-def test_everything_gone_is_found_to_the_entity_and_healed(published: SmallRepository) -> None:
-    sound = published.stored()
-    published.online.drop(REF)
-
-    parity = verify(published)
-
-    assert parity.faults == Counter({(MISSING, LOST): len(AIRPORTS)})
-    assert parity.equal == 0
-    published.done(Request(load=False, repair=True))
-    assert published.stored() == sound
 
 
 def test_a_store_that_gives_up_rows_is_named_as_the_cause(
@@ -306,3 +296,23 @@ def test_an_encoded_key_is_read_back_for_messages() -> None:
     assert decode_key(key_of(ONE), view.join_keys) == {"origin": ONE}
     assert decode_key(b"\x01i\x80", view.join_keys) == {"key": "016980"}
     assert decode_key(key_of(ONE) + b"\x00", view.join_keys) == {"key": (key_of(ONE) + b"\x00").hex()}
+
+
+def test_a_flushed_store_is_missing_all_it_held_and_repair_brings_it_back(
+    published: SmallRepository, request: pytest.FixtureRequest
+) -> None:
+    """A restart without persistence: rows, tokens and scripts are gone."""
+    sound = published.stored()
+    if isinstance(published.online, RedisOnlineStore):
+        farm: RedisFarm = request.getfixturevalue("redis_farm")
+        farm.valkey.client.flushall()
+        farm.valkey.client.script_flush()
+    else:
+        published.online.drop(REF)
+
+    parity = verify(published)
+
+    assert parity.faults == Counter({(MISSING, LOST): len(AIRPORTS)})
+    published.done(Request(load=False, repair=True))
+    assert published.stored() == sound
+    assert verify(published).faults.total() == 0
