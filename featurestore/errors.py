@@ -64,11 +64,11 @@ class InputError(FeatureStoreError):
 
 
 class NotFoundError(FeatureStoreError):
-    """The registry does not know this name."""
+    """The registry, or a store, does not know this name; `way_out` is said at the end."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], way_out: str = "") -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
-        super().__init__(f"no {kind} named {name!r}{suggest(name, self.known)}")
+        super().__init__(f"no {kind} named {name!r}{suggest(name, self.known)}{way_out and '; '}{way_out}")
 
 
 class EvolutionError(FeatureStoreError):

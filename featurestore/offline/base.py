@@ -54,6 +54,13 @@ class Pending:
     oldest_visible_us: int | None
 
 
+#: What to do about a view that is applied and has no history: job state belongs to the stores it was made with.
+NO_HISTORY = (
+    "the views were applied with another offline store; set [offline] back to it, or begin a new registry ([registry] "
+    "path) for this one and run apply and materialize-incremental"
+)
+
+
 class OfflineStore(Protocol):
     """History of one project. Methods open the store for as long as they run; `open` keeps it for several."""
 

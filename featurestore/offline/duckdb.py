@@ -30,7 +30,7 @@ from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.errors import NotFoundError, StoreBusy, StoreError, StoreFull, StoreUnreachable
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
+from featurestore.offline.base import NO_HISTORY, QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
 from featurestore.offline.interrupts import interruptible
 from featurestore.offline.served import Stretch
 
@@ -282,7 +282,7 @@ class DuckDBOfflineStore:
     def _require(self, connection: duckdb.DuckDBPyConnection, ref: str) -> None:
         if not self._has_table(connection, names.history_name(ref)):
             known = connection.execute(_TABLES, [self._project]).fetchall()
-            raise NotFoundError("history", ref, ["@".join(row[0].rsplit("__v", 1)) for row in known])
+            raise NotFoundError("history", ref, ["@".join(row[0].rsplit("__v", 1)) for row in known], NO_HISTORY)
 
     @contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection | None]:

@@ -26,7 +26,7 @@ from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.errors import NotFoundError, StoreBusy, StoreError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
+from featurestore.offline.base import NO_HISTORY, QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
 from featurestore.offline.postgres_connection import Connection, Connections
 from featurestore.offline.postgres_rows import HEADER, TRAILER, decode_rows, encode_rows, sent
 from featurestore.offline.served import Stretch
@@ -317,7 +317,7 @@ class PostgresOfflineStore:
         present = self._columns(connection, view.ref)
         if not present:
             known = connection.execute(_TABLES, (self._project,)).fetchall()
-            raise NotFoundError("history", view.ref, [row[0].replace("__v", "@") for row in known])
+            raise NotFoundError("history", view.ref, ["@".join(row[0].rsplit("__v", 1)) for row in known], NO_HISTORY)
         for name, expected in _expected(view).items():
             if (found := present.get(name)) != expected:
                 table = f"{self._project}.{names.history_name(view.ref)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import SystemClock
+from tests.fix_redis import RedisFarm
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -153,3 +155,52 @@ def serving(repository: Path) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
+
+
+def test_the_move_to_servers_is_the_settings_shown_and_no_more(
+    tmp_path: Path, postgres: str, redis_farm: RedisFarm
+) -> None:
+    """The block of settings with the addresses of this machine: the same training set, and a clean verify."""
+    shell(block_with("sh", "featurestore init shop"), tmp_path)
+    shop = tmp_path / "shop"
+    train = "featurestore get-historical-features --service comfort --spine spine.csv --out {}.parquet"
+    shell(train.format("embedded"), shop)
+
+    settings = block_with("toml", 'kind = "postgres"')
+    for shown, here in (
+        ("postgresql://featurestore@127.0.0.1:5432/featurestore", postgres),
+        ("redis://127.0.0.1:6379/0", redis_farm.address("valkey").url),
+        ('project = "shop"', f'project = "shop_{tmp_path.name[-12:]}"'.replace("-", "_")),
+    ):
+        assert shown in settings
+        settings = settings.replace(shown, here)
+    (shop / "featurestore.toml").write_text(settings, encoding="utf-8")
+    shell("featurestore apply\nfeaturestore materialize-incremental", shop)
+    assert "no difference" in shell("featurestore verify", shop)
+    shell(train.format("servers"), shop)
+
+    trained = pq.read_table(shop / "servers.parquet")
+    assert trained.equals(pq.read_table(shop / "embedded.parquet"))
+    assert trained.column("temperature").null_count < trained.num_rows
+
+
+def test_the_demo_gives_the_same_training_set_on_servers(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: str, redis_farm: RedisFarm
+) -> None:
+    """As in the README: the same settings, as variables."""
+    servers = {
+        "FEATURESTORE_OFFLINE_KIND": "postgres",
+        "FEATURESTORE_OFFLINE_URL": postgres,
+        "FEATURESTORE_ONLINE_KIND": "redis",
+        "FEATURESTORE_ONLINE_URL": redis_farm.address("valkey").url,
+    }
+    exported = "\n".join(f"export {name}='{value}'" for name, value in servers.items())
+
+    printed = shell(f"{exported}\nfeaturestore demo", tmp_path)
+
+    assert "bit-equal to a training set as of now" in printed
+    assert "0 differ" in printed
+    (there,) = (tmp_path / "flights-demo" / "training").glob("*.parquet.manifest.json")
+    (here,) = (demo / "flights-demo" / "training").glob("*.parquet.manifest.json")
+    digests = [json.loads(manifest.read_text(encoding="utf-8"))["digest"] for manifest in (there, here)]
+    assert digests[0] == digests[1]
