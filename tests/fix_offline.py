@@ -36,9 +36,11 @@ from featurestore import (
     Vector,
 )
 from featurestore.arrow_types import TIMESTAMP, arrow_type
+from featurestore.compiler import nearest_rows
 from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
 from featurestore.dtypes import DType
 from featurestore.feature_view import ViewSelection
+from featurestore.offline import postgres
 from featurestore.offline.base import AppendCounts, ArrivedRows, OfflineStore
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.offline.manifest import make_manifest
@@ -204,6 +206,18 @@ def opened_store(folder: Path, project: str = PROJECT, *, threads: int = 2) -> I
     store = DuckDBOfflineStore(folder / "offline.duckdb", project, threads=threads)
     with store.open(write=True):
         yield store
+
+
+#: The ways Postgres answers a join -> (history rows per ask up to which it reads all, rows that a lookup sees).
+#: A lookup that sees one row answers little, and the join over all rows answers the others.
+POSTGRES_PLANS = {"over all rows": (1 << 40, 100), "by lookups": (0, 100), "by short lookups": (0, 1)}
+
+
+def plan_of_postgres(patch: pytest.MonkeyPatch, plan: str) -> None:
+    """Answer in that way, whatever the sizes."""
+    history_rows, looked_at = POSTGRES_PLANS[plan]
+    patch.setattr(postgres, "HISTORY_ROWS_PER_ASK", history_rows)
+    patch.setattr(nearest_rows, "ROWS_PASSED_MAX", looked_at)
 
 
 @contextmanager

@@ -33,6 +33,8 @@ from featurestore.offline.served import Stretch
 
 #: Rows decoded at once where the caller does not say.
 BATCH_ROWS = 65_536
+#: A history of at most so many rows per spine row is read whole: a lookup costs 11 us, a row in the sort 4 us.
+HISTORY_ROWS_PER_ASK = 1
 
 
 class PostgresOfflineStore:
@@ -190,7 +192,7 @@ class PostgresOfflineStore:
     # ------------------------------------------------------------------ questions
 
     def point_in_time(self, join: PointInTimeJoin, spine: pa.Table, served: Stretch | None = None) -> pa.Table:
-        """Answers to spine rows, in any order; by lookups, and where they look at too much, over all rows."""
+        """Answers to spine rows, in any order; by lookups, or over all rows where that is less work (decision 6)."""
         chosen = {name: arrow_type(join.view.fields[name].dtype) for name in join.fields}
         schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
         with self._transaction() as connection:
@@ -200,9 +202,10 @@ class PostgresOfflineStore:
                 # An index orders rows by time, not by publish: nothing to look up.
                 self._place(connection, join.view, names.PUBLISHED_POSITIONS, served.positions)
                 self._place(connection, join.view, names.PUBLISHED_HORIZONS, served.horizons)
+            if served is not None or join.position <= spine.num_rows * HISTORY_ROWS_PER_ASK:
                 return _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
-            marked = schema.append(pa.field(names.FAR, pa.bool_()))
             with _by_lookups(connection):
+                marked = schema.append(pa.field(names.FAR, pa.bool_()))
                 looked_up = _table(connection, compile.nearest(join, POSTGRES), marked)
             far = looked_up.column(names.FAR)
             answers = looked_up.filter(pc.invert(far)).drop_columns([names.FAR])

@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.clock import TIMESTAMP_MAX_US
-from featurestore.compiler import nearest_rows, point_in_time_join
+from featurestore.compiler import point_in_time_join
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import OfflineStore
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
 from tests.fix_offline import (
-    ENGINES,
+    POSTGRES_PLANS,
     ask,
     assert_same_bits,
     key_columns,
     opened_engine,
+    plan_of_postgres,
     select,
     times,
     value_columns,
@@ -30,16 +31,15 @@ from tests.oracle import Keys, Row, answer, status
 Asks = Sequence[tuple[Keys, int]]
 
 
-@pytest.fixture(scope="module", params=[*ENGINES, "postgres over all rows"])
+@pytest.fixture(scope="module", params=["duckdb", *(f"postgres {plan}" for plan in POSTGRES_PLANS)])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OfflineStore]:
-    engine, _, rest = request.param.partition(" ")
+    engine, _, plan = request.param.partition(" ")
     with (
         opened_engine(request, engine, tmp_path_factory.mktemp("properties")) as opened,
         pytest.MonkeyPatch.context() as patch,
     ):
-        if rest:
-            # Lookups that look at one row answer little; the join over all rows answers the others.
-            patch.setattr(nearest_rows, "ROWS_PASSED_MAX", 1)
+        if plan:
+            plan_of_postgres(patch, plan)
         yield opened
 
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from featurestore import FeatureView, Float64, Int64, String
-from featurestore.compiler import nearest_rows
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
 from featurestore.digest import content_digest
@@ -20,6 +19,7 @@ from featurestore.offline.base import ArrivedRows, OfflineStore
 from tests.fix_offline import (
     ENGINES,
     KEYS,
+    POSTGRES_PLANS,
     PROJECT,
     VALUES,
     append,
@@ -28,6 +28,7 @@ from tests.fix_offline import (
     key_columns,
     make_view,
     opened_engine,
+    plan_of_postgres,
     select,
     times,
     values_of,
@@ -114,13 +115,13 @@ def test_training_sets_of_every_type_and_key_are_the_same(stores: Stores, view: 
     assert set(got.column(f"{view.name}__status").to_pylist()) >= {"PRESENT", "NOT_FOUND", "EXPIRED"}
 
 
-@pytest.mark.parametrize("looked_at", [1, 100])
+@pytest.mark.parametrize("plan", POSTGRES_PLANS)
 @pytest.mark.parametrize("part", [1.0, 0.3])
 def test_training_sets_of_many_tied_rows_are_the_same(
-    stores: Stores, looked_at: int, part: float, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, plan: str, part: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the newest position and at an older one; answered by lookups, and nearly all over all rows."""
-    monkeypatch.setattr(nearest_rows, "ROWS_PASSED_MAX", looked_at)
+    """At the newest position and at an older one, in every way that Postgres answers."""
+    plan_of_postgres(monkeypatch, plan)
     draw = np.random.default_rng(8)
     spine = pa.table(
         {
