@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a name; of a feature view also name@version")
 
 
+#: What a load counts, as a run records it.
+LOADED = ("read", "added", "corrections", "duplicates", "ambiguous", "quarantined", "warned", "outside")
+
+
 def run(args: argparse.Namespace, context: Context) -> int:
     """0; NotFoundError for an unknown name."""
     with context.repository() as repository:
@@ -92,7 +96,25 @@ def _service(repository: Repository, name: str) -> Document:
 
 def _run(repository: Repository, name: str) -> Document:
     found = repository.state.run(name)
-    return run_row(found) | {"counts": dict(found.counts), "error": found.error}
+    return run_row(found) | {
+        "error": found.error,
+        "views": [_run_view(ref, counts) for ref, counts in found.counts.items()],
+    }
+
+
+def _run_view(ref: str, counts: Document) -> Document:
+    """What a run did with one view; None where it did not get so far."""
+    loaded, published = counts.get("loaded") or {}, counts.get("published") or {}
+    return {
+        "view": ref,
+        **{name: loaded.get(name) for name in LOADED},
+        "entities": published.get("entities"),
+        "rows_written": published.get("rows_written"),
+        "repaired": published.get("repaired"),
+        "position": published.get("position"),
+        "as_of": instant(published.get("horizon_us")),
+        "error": counts.get("error"),
+    }
 
 
 def _apply(repository: Repository, name: str) -> Document:

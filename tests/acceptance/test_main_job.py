@@ -183,7 +183,7 @@ def test_everything_applied_can_be_listed_and_described(inside: Run, store: Path
     runs = inside(store, "list", "runs", "--json").ok().json
     assert [(job["kind"], job["state"]) for job in runs] == [("materialize-incremental", "succeeded")]
     described = inside(store, "describe", "run", runs[0]["run"], "--json").ok().json
-    assert described["counts"]["spending@1"]["loaded"]["quarantined"] == 1
+    assert {view["view"]: view["quarantined"] for view in described["views"]}["spending@1"] == 1
     assert inside(store, "describe", "feature-service", "basket", "--json").ok().json["columns"][0]["fill"] == 0.0
     assert "Who buys." in inside(store, "describe", "entity", "customer").ok().out
     assert "loyalty" in inside(store, "describe", "feature-view", "spending@1").ok().out
