@@ -160,13 +160,13 @@ class Materializer:
             take_sequences=lambda count: self.state.take_sequences(view.ref, count),
             gate=Gate(view, run.id, to_us(self.clock.now())),
             load_id=load_id,
+            confirm=lease.check,
         )
         counts = LoadCounts()
         newest_event_us: int | None = None
         newest_created_us: int | None = None
         # The store is opened anew for each batch, so that others get their turn between two; that costs no time.
         for settled in loader.load(reading.batches(), already_done=done):
-            lease.check()
             counts += settled.counts
             newest_event_us = _greater(newest_event_us, settled.newest_event_us)
             newest_created_us = _greater(newest_created_us, settled.newest_created_us)
