@@ -138,6 +138,7 @@ class FeatureStore:
             batch_rows=settings.materialization.batch_rows,
             lease_s=settings.materialization.lease_s,
             progress=progress or _silent,
+            parallel=settings.materialization.parallel_views,
         )
         return materializer.run(self._chosen(views), request)
 

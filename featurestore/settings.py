@@ -161,6 +161,8 @@ class MaterializationSettings(_Section):
     batch_rows: _Positive = 100_000
     #: How long a silent writer keeps its view.
     lease_s: float = Setting(default=60.0, gt=0)
+    #: Views loaded and published at a time; DuckDB, with one writer at a time, takes 1.
+    parallel_views: Annotated[int, Setting(ge=1, le=64)] = 1
 
 
 class Settings(_Section):
@@ -197,6 +199,7 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     except ValidationError as error:
         raise ConfigError(_listed([_fault(detail) for detail in error.errors()])) from error
     _require_own_schema(settings)
+    _require_parallel(settings)
     _require_no_login(settings.online)
     return _absolute(settings)
 
@@ -207,6 +210,15 @@ def _require_no_login(online: OnlineSettings) -> None:
         raise ConfigError(
             "online.url holds a user name or a password, which `featurestore config` would show; move them to "
             "online.username and online.password (or FEATURESTORE_ONLINE_PASSWORD_FILE)"
+        )
+
+
+def _require_parallel(settings: Settings) -> None:
+    views = settings.materialization.parallel_views
+    if views > 1 and settings.offline.kind == "duckdb":
+        raise ConfigError(
+            f"materialization.parallel_views = {views}: DuckDB lets one writer in at a time; set it to 1, or keep "
+            'history in Postgres ([offline] kind = "postgres")'
         )
 
 

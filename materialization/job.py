@@ -6,8 +6,10 @@ to be resumed where the offline store's last commit says; a scheduler may call a
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -85,7 +87,10 @@ class RunOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Materializer:
-    """Runs materialization over the views of a repository. `progress(view, step, rows)` is called per batch."""
+    """Runs materialization over the views of a repository, `parallel` of them at a time.
+
+    `progress(view, step, rows)` is called per batch, from several threads where views run side by side.
+    """
 
     repository: Path
     registry: Registry
@@ -96,15 +101,17 @@ class Materializer:
     batch_rows: int
     lease_s: float
     progress: Progress = field(default=lambda view, step, rows: None)
+    parallel: int = 1
 
     def run(self, views: Sequence[FeatureView], request: Request) -> RunOutcome:
         """Work through the views; one that fails does not keep the others from theirs."""
         kind = "materialize" if request.start is not None else "materialize-incremental"
         run = self.state.start_run(kind, [view.ref for view in views])
         outcome = RunOutcome(run=run.id)
+        stopped = threading.Event()
         try:
-            for view in views:
-                outcome.views.append(self._view(view, request, run))
+            with ThreadPoolExecutor(self.parallel, thread_name_prefix="view") as pool:
+                self._side_by_side(pool, views, request, run, outcome, stopped)
         except BaseException as error:
             ended: RunState = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.state.finish_run(run.id, ended, outcome.counts(), str(error) or type(error).__name__)
@@ -113,10 +120,34 @@ class Materializer:
         self.state.finish_run(run.id, state, outcome.counts(), "; ".join(map(str, outcome.errors)))
         return outcome
 
-    def _view(self, view: FeatureView, request: Request, run: Run) -> ViewOutcome:
+    def _side_by_side(
+        self,
+        pool: ThreadPoolExecutor,
+        views: Sequence[FeatureView],
+        request: Request,
+        run: Run,
+        outcome: RunOutcome,
+        stopped: threading.Event,
+    ) -> None:
+        """Outcomes in the order of the views. Ctrl-C reaches this thread alone: the others end at their next batch."""
+        if self.parallel == 1:
+            for view in views:
+                outcome.views.append(self._view(view, request, run, stopped))
+            return
+        begun = [pool.submit(self._view, view, request, run, stopped) for view in views]
+        try:
+            for future in begun:
+                outcome.views.append(future.result())
+        except BaseException:
+            stopped.set()
+            for future in begun:
+                future.cancel()
+            raise
+
+    def _view(self, view: FeatureView, request: Request, run: Run, stopped: threading.Event) -> ViewOutcome:
         outcome = ViewOutcome(view=view.ref)
         try:
-            with held_lease(self.state, view.ref, self.lease_s) as lease:
+            with held_lease(self.state, view.ref, self.lease_s, stopped) as lease:
                 if request.load:
                     outcome = replace(outcome, loaded=self._load(view, request, run, lease))
                 failpoint("materialize.between")
@@ -160,13 +191,13 @@ class Materializer:
             take_sequences=lambda count: self.state.take_sequences(view.ref, count),
             gate=Gate(view, run.id, to_us(self.clock.now())),
             load_id=load_id,
+            confirm=lease.check,
         )
         counts = LoadCounts()
         newest_event_us: int | None = None
         newest_created_us: int | None = None
         # The store is opened anew for each batch, so that others get their turn between two; that costs no time.
         for settled in loader.load(reading.batches(), already_done=done):
-            lease.check()
             counts += settled.counts
             newest_event_us = _greater(newest_event_us, settled.newest_event_us)
             newest_created_us = _greater(newest_created_us, settled.newest_created_us)

@@ -20,19 +20,24 @@ RENEWALS_PER_LIFE = 3
 class HeldLease:
     """A lease this process holds. `check` raises once it is lost."""
 
-    def __init__(self, state: StateStore, lease: Lease) -> None:
+    def __init__(self, state: StateStore, lease: Lease, stopped: threading.Event) -> None:
         self._state = state
+        self._stopped = stopped
         self.lease = lease
 
     def check(self) -> None:
-        """LeaseLost, naming who took it, when the lease is no longer ours."""
+        """LeaseLost, naming who took it, when the lease is no longer ours; KeyboardInterrupt when work is to end."""
+        if self._stopped.is_set():
+            raise KeyboardInterrupt
         self._state.check_lease(self.lease)
 
 
 @contextmanager
-def held_lease(state: StateStore, ref: str, life_s: float) -> Iterator[HeldLease]:
-    """Hold the view's lease for the block; StoreBusy when somebody else writes it."""
-    held = HeldLease(state, state.acquire_lease(ref, holder_name("materialize"), life_s))
+def held_lease(
+    state: StateStore, ref: str, life_s: float, stopped: threading.Event | None = None
+) -> Iterator[HeldLease]:
+    """Hold the view's lease for the block; StoreBusy when somebody else writes it. `stopped` ends the work."""
+    held = HeldLease(state, state.acquire_lease(ref, holder_name("materialize"), life_s), stopped or threading.Event())
     done = threading.Event()
     heart = threading.Thread(target=_renew, args=(state, held, life_s, done), name=f"lease {ref}", daemon=True)
     heart.start()

@@ -1,7 +1,8 @@
-"""A small real repository in a folder: registry, DuckDB history, SQLite online store, Parquet sources, a clock to set.
+"""A small real repository in a folder: registry, history, online store, Parquet sources, a clock to set.
 
-`SmallRepository` is what a test works on; `repository` is the fixture. Real processes work on the same folder through
-`run_command` (the command line) and `start_holding` (this module, see `main`).
+`SmallRepository` is what a test works on; `repository` is the fixture. It stands on DuckDB and SQLite, or on what its
+settings say (`on_servers`). Real processes work on the same folder through `run_command` (the command line) and
+`start_holding` (this module, see `main`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,24 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from psycopg import sql
 
-from featurestore import Entity, FeatureView, Field, FileSource, FixedClock, Float64, Int64, String
+from featurestore import Entity, FeatureStore, FeatureView, Field, FileSource, FixedClock, Float64, Int64, String
 from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.clock import to_us
 from featurestore.compiler.names import CREATED, EVENT
 from featurestore.ingest.projection import pack
 from featurestore.offline.base import OfflineStore
-from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.online.base import OnlineStore
 from featurestore.online.row_encoder import RowEncoder
-from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.registry.apply import apply
 from featurestore.registry.definitions import Definitions
 from featurestore.registry.registry import Registry, open_state
 from featurestore.registry.state import StateStore
+from featurestore.repository import Repository
+from featurestore.settings import load_settings
 from materialization.job import Materializer, Request, RunOutcome, ViewOutcome
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,21 +86,38 @@ class SmallRepository:
     root: Path
     batch_rows: int = BATCH_ROWS
     clock: FixedClock = field(default_factory=lambda: FixedClock(NOON))
-    #: The [offline] section of featurestore.toml, as commands read it.
+    project: str = PROJECT
+    lease_s: float = 60.0
+    #: The sections of featurestore.toml, as commands read them.
     offline_settings: str = 'path = "offline.duckdb"\nwait_s = 0.2'
+    online_settings: str = 'path = "online.db"'
 
     def __post_init__(self) -> None:
         (self.root / "data").mkdir(parents=True, exist_ok=True)
         self.registry: Registry
         self.state: StateStore
-        self.registry, self.state = open_state(self.root / "registry.db", PROJECT)
-        self.offline: OfflineStore = DuckDBOfflineStore(self.root / "offline.duckdb", PROJECT, wait_s=0.2)
-        self.online: OnlineStore = SqliteOnlineStore(self.root / "online.db", PROJECT)
+        self.registry, self.state = open_state(self.root / "registry.db", self.project)
+        stores = self.opened()
+        self.offline: OfflineStore = stores.offline
+        self.online: OnlineStore = stores.online
+
+    @staticmethod
+    def on_servers(root: Path, project: str, postgres: str, redis: str, **changes: Any) -> SmallRepository:
+        """One on Postgres and Redis; servers are shared, so `project` is nobody else's."""
+        offline = f'kind = "postgres"\nurl = "{postgres}"\nwait_s = 2'
+        online = f'kind = "redis"\nurl = "{redis}"'
+        return SmallRepository(root, project=project, offline_settings=offline, online_settings=online, **changes)
 
     def close(self) -> None:
         """Close the stores."""
         self.online.close()
+        self.offline.close()
         self.registry.close()
+
+    def opened(self) -> Repository:
+        """The repository as a command opens it, but for settings in the environment of the tests."""
+        self._write_settings()
+        return Repository(load_settings(self.root, {}), self.clock)
 
     # ------------------------------------------------------------------ what a user does
 
@@ -129,7 +150,7 @@ class SmallRepository:
             online=self.online,
             clock=self.clock,
             batch_rows=self.batch_rows,
-            lease_s=60.0,
+            lease_s=self.lease_s,
         )
 
     def run(self, request: Request | None = None, views: Sequence[str] = ()) -> RunOutcome:
@@ -149,10 +170,14 @@ class SmallRepository:
 
     def history(self, ref: str = "weather@1") -> pa.Table:
         """The whole history in the order of positions."""
-        name, version = ref.split("@")
-        with duckdb.connect(str(self.root / "offline.duckdb"), read_only=True) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            rows = connection.sql(f'SELECT * FROM "{PROJECT}"."{name}__v{version}" ORDER BY _position').to_arrow_table()
+        name = ref.replace("@", "__v")
+        settings = load_settings(self.root, {}).offline
+        if settings.kind == "postgres":
+            rows = _postgres_rows(settings.url, self.project, name)
+        else:
+            with duckdb.connect(str(settings.path), read_only=True) as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                rows = connection.sql(f'SELECT * FROM "{self.project}"."{name}" ORDER BY _position').to_arrow_table()
         view = self.registry.view(ref)
         types = {**view.join_keys, **{declared.name: declared.dtype for declared in view.schema}}
         exact = pa.schema([(f.name, arrow_type(types[f.name]) if f.name in types else f.type) for f in rows.schema])
@@ -205,6 +230,13 @@ class SmallRepository:
         sequences = history.column("_sequence").to_pylist()
         assert len(set(sequences)) == len(sequences)
 
+    def assert_verified(self) -> None:
+        """`verify` finds no fault, and nothing that waits."""
+        with self.opened() as repository:
+            for parity in FeatureStore.of(repository).verify():
+                assert (parity.faults, parity.pending) == (Counter(), Counter()), parity
+                assert parity.equal == parity.compared
+
     # ------------------------------------------------------------------ other processes
 
     def start_command(self, *arguments: str, code: str | None = None, **environment: str) -> subprocess.Popen[str]:
@@ -212,8 +244,7 @@ class SmallRepository:
 
         `code` is run in place of the command, with its arguments.
         """
-        settings = SETTINGS.format(project=PROJECT, batch_rows=self.batch_rows, offline=self.offline_settings)
-        (self.root / "featurestore.toml").write_text(settings)
+        self._write_settings()
         at = ["-C", str(self.root), "--now", self.clock.now().isoformat()]
         program = ("-m", "featurestore.cli.main") if code is None else ("-c", code)
         return self._start(*program, *at, *arguments, **environment)
@@ -229,6 +260,16 @@ class SmallRepository:
     def start_holding(self) -> subprocess.Popen[str]:
         """A process that materializes this repository, and stops after the first batch until it is killed."""
         return self._start("-m", "tests.fix_repository", str(self.root), self.clock.now().isoformat())
+
+    def _write_settings(self) -> None:
+        settings = SETTINGS.format(
+            project=self.project,
+            offline=self.offline_settings,
+            online=self.online_settings,
+            batch_rows=self.batch_rows,
+            lease_s=self.lease_s,
+        )
+        (self.root / "featurestore.toml").write_text(settings)
 
     def _start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
@@ -250,10 +291,24 @@ path = "registry.db"
 [offline]
 {offline}
 [online]
-path = "online.db"
+{online}
 [materialization]
 batch_rows = {batch_rows}
+lease_s = {lease_s}
 """
+
+
+def _postgres_rows(url: str, project: str, table: str) -> pa.Table:
+    """A table in the order of positions."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        chosen = sql.SQL("SELECT * FROM {} ORDER BY _position").format(sql.Identifier(project, table))
+        cursor = connection.execute(chosen)
+        names = [column.name for column in cursor.description or ()]
+        rows = cursor.fetchall()
+    system = {EVENT: TIMESTAMP, CREATED: TIMESTAMP, "_sequence": pa.int64(), "_position": pa.int64()}
+    columns = [pa.array([row[place] for row in rows], system.get(name)) for place, name in enumerate(names)]
+    return pa.table(columns, names=names)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
+from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.gate import Gate
 from featurestore.ingest.sequence import in_sequence
@@ -60,6 +61,7 @@ class Loader:
     """Brings batches of one view's source into its history.
 
     `take_sequences(count)` gives the first number of a block of this view's own, for good, before anything is written.
+    `confirm` raises when the view has another writer by now; no batch is committed then.
     """
 
     view: FeatureView
@@ -68,6 +70,7 @@ class Loader:
     take_sequences: Callable[[int], int]
     gate: Gate
     load_id: str | None = None
+    confirm: Callable[[], None] = lambda: None
 
     def load(self, batches: Iterable[WindowedBatch], *, already_done: int = 0) -> Iterator[Settled]:
         """Settle batch after batch; the first `already_done` source rows were settled by an earlier try."""
@@ -89,6 +92,7 @@ class Loader:
         first = self.take_sequences(passed.rows.num_rows) if passed.rows.num_rows else 0
         rows = sequenced.rows.append_column(SEQUENCE, pa.array(sequenced.offsets + first))
         refused = 0 if passed.refused is None else passed.refused.num_rows
+        failpoint("append.begin")
         appended = self.store.append(
             self.view,
             ArrivedRows(
@@ -97,6 +101,7 @@ class Loader:
                 refused=passed.refused,
                 load_id=self.load_id,
                 rows_done=rows_done,
+                confirm=self.confirm,
             ),
         )
         counts = LoadCounts(

@@ -5,7 +5,7 @@ Rows cross this boundary as Arrow tables of canonical types (`arrow_types.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +27,9 @@ class ArrivedRows:
     `rows` holds join keys, event_timestamp, created_timestamp, `_sequence` and the fields; no two of its rows are
     equal. `refused` holds what the gate set aside, in the shape of the quarantine table. When `load_id` is given the
     store remembers with the same commit that `rows_done` source rows of that load are settled.
+
+    `confirm` is called while the store keeps other writers of the view out, before anything is kept; what it raises
+    undoes the batch. A writer that was paused, and lost its lease meanwhile, is stopped there.
     """
 
     rows: pa.Table
@@ -34,6 +37,7 @@ class ArrivedRows:
     refused: pa.Table | None = None
     load_id: str | None = None
     rows_done: int = 0
+    confirm: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

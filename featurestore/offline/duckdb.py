@@ -119,6 +119,7 @@ class DuckDBOfflineStore:
     def append(self, view: FeatureView, arrived: ArrivedRows) -> AppendCounts:
         """Commit one batch; positions are given under DuckDB's single writer, so they become visible in order."""
         with self._session(write=True) as connection, _transaction(connection):
+            arrived.confirm()
             self._require(connection, view.ref)
             duplicate, correction = self._known(connection, view, arrived.rows)
             added = arrived.rows.filter(pa.array(~duplicate)) if duplicate.any() else arrived.rows

@@ -128,6 +128,7 @@ class PostgresOfflineStore:
             self._require(connection, view)
             self._place(connection, view, names.INCOMING, _numbered(arrived.rows))
             self._lock(connection, view.ref)
+            arrived.confirm()
             last = int(_scalar(connection, self._sql(_LAST, table=names.POSITIONS), view.ref) or 0)
             duplicates, corrections = self._known(connection, view, arrived.rows, last)
             added = self._insert(connection, view, arrived, last)

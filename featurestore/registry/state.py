@@ -192,8 +192,8 @@ class StateStore:
         """`check_lease` inside a transaction of the same file, so that the check holds until its commit."""
         held = connection.execute(select(leases).where(self._mine(leases, lease.view))).one_or_none()
         if held is None or (held.holder, held.fence) != (lease.holder, lease.fence):
-            message = f"{lease.view}: the lease was released" if held is None else _held(lease.view, held)
-            raise LeaseLost(f"{message}; this job lost it and writes no more, run it again to resume")
+            taken = "is gone" if held is None else f"was taken over by {held.holder}, since it was not renewed"
+            raise LeaseLost(f"{lease.view}: the lease of this job {taken}; it writes no more, run it again to resume")
         if held.expires_at_us == 0:
             raise LeaseLost(f"{lease.view}: the lease was released; run the job again to resume")
 

@@ -110,7 +110,7 @@ def test_a_lost_lease_can_neither_publish_nor_move_a_cursor(state: StateStore) -
         lambda: state.renew_lease(lost, 60),
         lambda: state.check_lease(lost),
     ):
-        with pytest.raises(StoreBusy, match="written by b since"):
+        with pytest.raises(StoreBusy, match="taken over by b"):
             attempt()
     assert state.publish_state(REF) is None
     assert state.publish_log(REF) == []
