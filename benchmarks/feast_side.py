@@ -77,12 +77,6 @@ def _materialize(store: Any, view: Any, source: str, end: datetime) -> Any:
     return lambda: store.materialize(datetime(2019, 12, 31, tzinfo=UTC), end)
 
 
-def _write_frame(store: Any, view: Any, source: str, end: datetime) -> Any:
-    """A frame that is in memory already."""
-    frame = importlib.import_module("pandas").read_parquet(source)
-    return lambda: store.write_to_online_store(VIEW, df=frame)
-
-
 def _write_batch(store: Any, view: Any, source: str, end: datetime) -> Any:
     """Feast's own row objects, made before the clock starts."""
     table = importlib.import_module("pyarrow.parquet").read_table(source)
@@ -93,7 +87,7 @@ def _write_batch(store: Any, view: Any, source: str, end: datetime) -> Any:
     return lambda: provider.online_write_batch(store.config, view, rows, None)
 
 
-WAYS = {"materialize": _materialize, "write_frame": _write_frame, "write_batch": _write_batch}
+WAYS = {"materialize": _materialize, "write_batch": _write_batch}
 
 
 def _look_up(store: Any, asked: dict[str, Any]) -> None:

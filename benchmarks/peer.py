@@ -77,3 +77,10 @@ def served(store: FeatureStore, shape: Shape) -> pa.Table:
 def require_same(ours: pa.Table, sample: Path, what: str) -> None:
     """Unequal unless Feast served the bits that we do."""
     require_equal(ours, pq.ParquetFile(sample).read(), what)
+
+
+def spent(report: dict[str, Any]) -> str:
+    """What a run of either side took, for people."""
+    wall, memory = f"{report['s']:.2f} s, {report['cpu_s']:.2f} s of processor", report["rss"] / (1 << 20)
+    server = f", {report['server_cpu_s']:.2f} s of the server's" if "server_cpu_s" in report else ""
+    return f"{wall}{server}, peak {memory:.0f} MiB"

@@ -27,7 +27,6 @@ BYTES_MAX = 0.5
 #: What Feast does in each of its ways, the whole job first.
 WAYS = {
     "materialize": "materialize of a Parquet file of the latest rows",
-    "write_frame": "write_to_online_store of a DataFrame in memory",
     "write_batch": "online_write_batch of row objects made before the clock starts",
 }
 
@@ -71,8 +70,8 @@ def run(setting: Setting) -> Result:
         version = server.version
     measured = _against_set(size, ours, [rate for rate in rates if rate is not None])
     measured += _against_feast(size, ours, feast)
-    notes = [f"Redis {version}, a row is {payload} bytes", *_notes("ours", ours)]
-    notes += [line for way, reports in feast.items() for line in _notes(f"Feast, {way}", reports)]
+    notes = [f"Redis {version}, a row is {payload} bytes", *(f"ours: {peer.spent(one)}" for one in ours)]
+    notes += [f"Feast, {way}: {peer.spent(one)}" for way, reports in feast.items() for one in reports]
     if None in rates:
         notes.append("redis-benchmark is not on PATH, so nothing is compared with it")
     return Result(name=NAME, sizes=asdict(size), measured=measured, notes=notes)
@@ -156,11 +155,3 @@ def _against_feast(size: Size, ours: list[dict[str, Any]], feast: dict[str, list
 
 def _times(reports: list[dict[str, Any]]) -> Times:
     return Times(tuple(one["s"] for one in reports))
-
-
-def _notes(side: str, reports: list[dict[str, Any]]) -> list[str]:
-    return [
-        f"{side}: {one['s']:.2f} s, {one['cpu_s']:.2f} s of processor and {one['server_cpu_s']:.2f} s of the server's, "
-        f"peak {one['rss'] / (1 << 20):.0f} MiB"
-        for one in reports
-    ]
