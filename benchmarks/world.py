@@ -34,10 +34,8 @@ STEP = timedelta(hours=1)
 #: Values lie in [-VALUE_SPAN / 2, VALUE_SPAN / 2), a thousandth apart before they are rounded to float32.
 VALUE_SPAN = 1000
 
-_SETTINGS = """\
-project = "{project}"
-
-[offline]
+_DUCKDB = """\
+kind = "duckdb"
 threads = {threads}
 memory_limit = "{memory_limit}"
 """
@@ -78,13 +76,21 @@ class Shape:
 
 
 def make_repository(
-    folder: Path, features: int, *, threads: int = 2, memory_limit: str = "1GB", redis_url: str | None = None
+    folder: Path,
+    features: int,
+    *,
+    threads: int = 2,
+    memory_limit: str = "1GB",
+    postgres_url: str | None = None,
+    redis_url: str | None = None,
 ) -> Path:
-    """A repository in `folder`, not applied yet; online is SQLite, unless a Redis server is named."""
+    """A repository in `folder`, not applied yet; on DuckDB and SQLite, where no server is named."""
     (folder / "definitions").mkdir(parents=True, exist_ok=True)
     (folder / "sources").mkdir(exist_ok=True)
-    settings = _SETTINGS.format(project=PROJECT, threads=threads, memory_limit=memory_limit)
-    settings += f'\n[online]\nkind = "redis"\nurl = "{redis_url}"\n' if redis_url else ""
+    duckdb_lines = _DUCKDB.format(threads=threads, memory_limit=memory_limit)
+    offline = f'kind = "postgres"\nurl = "{postgres_url}"\n' if postgres_url else duckdb_lines
+    online = f'kind = "redis"\nurl = "{redis_url}"\n' if redis_url else 'kind = "sqlite"\n'
+    settings = f'project = "{PROJECT}"\n\n[offline]\n{offline}\n[online]\n{online}'
     (folder / "featurestore.toml").write_text(settings, encoding="utf-8")
     (folder / "definitions" / "readings.py").write_text(_DEFINITIONS.format(features=features), encoding="utf-8")
     return folder
