@@ -15,12 +15,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import flights, load, lookup, machine, point_in_time, selective, startup
+from benchmarks import (
+    flights,
+    load,
+    load_publish,
+    lookup,
+    machine,
+    point_in_time,
+    postgres,
+    publish,
+    selective,
+    startup,
+    verify,
+)
 from benchmarks.measure import SEED, Measured, Result, Setting, Unequal
 from featurestore.errors import FeatureStoreError
 
 BENCHMARKS: dict[str, ModuleType] = {
-    module.NAME: module for module in (startup, flights, point_in_time, selective, load, lookup)
+    module.NAME: module
+    for module in (startup, flights, point_in_time, selective, load, publish, load_publish, verify, postgres, lookup)
 }
 
 

@@ -6,25 +6,18 @@ error. Before a figure is given, history is compared with the source, row by row
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks import world
 from benchmarks.measure import Measured, Result, Setting
 from benchmarks.world import Shape
+from benchmarks.write_step import in_process
 
 NAME = "load"
 WHAT = "load, publish and verify: rows/s, growth, peak memory under RLIMIT_AS"
 ADDRESS_SPACE_BYTES = 2 << 30
 MIB = 1 << 20
-#: RLIMIT_AS counts reserved addresses as well as memory. mimalloc (Arrow's default) reserves 1 GiB at once and glibc
-#: 64 MiB a thread; these two keep both from it, so that the limit measures what is used.
-ALLOCATORS = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
 VERIFY_ROWS_S_MIN = 300_000
 GROWTH_MAX = 12.0
 
@@ -81,27 +74,9 @@ def _measure(setting: Setting, size: Size, rows: int) -> dict[str, Any]:
     report: dict[str, Any] = {"rows": rows}
     for step in ("load", "publish", "verify"):
         setting.show(f"{step}, {rows:,} rows")
-        report |= {f"{step}_{name}": value for name, value in _in_process(step, folder, shape, size).items()}
-    return report
-
-
-def _in_process(step: str, folder: Path, shape: Shape, size: Size) -> dict[str, Any]:
-    root = Path(__file__).resolve().parents[1]
-    request = {
-        "step": step,
-        "folder": str(folder),
-        "shape": asdict(shape),
-        "address_space_bytes": size.address_space_bytes,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.write_step", json.dumps(request)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env={**os.environ, **ALLOCATORS, "PYTHONPATH": str(root)},
-    )
-    report: dict[str, Any] = json.loads(done.stdout)
+        report |= {
+            f"{step}_{name}": value for name, value in in_process(step, folder, shape, size.address_space_bytes).items()
+        }
     return report
 
 

@@ -34,10 +34,8 @@ STEP = timedelta(hours=1)
 #: Values lie in [-VALUE_SPAN / 2, VALUE_SPAN / 2), a thousandth apart before they are rounded to float32.
 VALUE_SPAN = 1000
 
-_SETTINGS = """\
-project = "{project}"
-
-[offline]
+_DUCKDB = """\
+kind = "duckdb"
 threads = {threads}
 memory_limit = "{memory_limit}"
 """
@@ -77,11 +75,22 @@ class Shape:
         return [f"f{n:02}" for n in range(self.features)]
 
 
-def make_repository(folder: Path, features: int, *, threads: int = 2, memory_limit: str = "1GB") -> Path:
-    """A repository in `folder`, not applied yet."""
+def make_repository(
+    folder: Path,
+    features: int,
+    *,
+    threads: int = 2,
+    memory_limit: str = "1GB",
+    postgres_url: str | None = None,
+    redis_url: str | None = None,
+) -> Path:
+    """A repository in `folder`, not applied yet; on DuckDB and SQLite, where no server is named."""
     (folder / "definitions").mkdir(parents=True, exist_ok=True)
     (folder / "sources").mkdir(exist_ok=True)
-    settings = _SETTINGS.format(project=PROJECT, threads=threads, memory_limit=memory_limit)
+    duckdb_lines = _DUCKDB.format(threads=threads, memory_limit=memory_limit)
+    offline = f'kind = "postgres"\nurl = "{postgres_url}"\n' if postgres_url else duckdb_lines
+    online = f'kind = "redis"\nurl = "{redis_url}"\n' if redis_url else 'kind = "sqlite"\n'
+    settings = f'project = "{PROJECT}"\n\n[offline]\n{offline}\n[online]\n{online}'
     (folder / "featurestore.toml").write_text(settings, encoding="utf-8")
     (folder / "definitions" / "readings.py").write_text(_DEFINITIONS.format(features=features), encoding="utf-8")
     return folder
@@ -130,6 +139,24 @@ def fill_history(folder: Path, shape: Shape, *, chunk_rows: int = 5_000_000) -> 
         connection.execute(f"DELETE FROM {positions} WHERE view = ?", [f"{VIEW}@1"])
         connection.execute(f"INSERT INTO {positions} VALUES (?, ?)", [f"{VIEW}@1", shape.rows])
         connection.execute("CHECKPOINT")
+
+
+def forget_publish(folder: Path, shape: Shape) -> None:
+    """Let the next publish begin from nothing; the online store is not touched."""
+    with open_store(folder, shape) as store:
+        store.repository.state.forget(f"{VIEW}@1")
+
+
+def write_latest(folder: Path, shape: Shape, path: Path) -> Path:
+    """The latest row of each entity in history as a Parquet file, without our own columns."""
+    with open_store(folder, shape) as store:
+        database, config = store.repository.settings.offline.path, _config(store)
+    history, columns = f'"{PROJECT}"."{names.history_name(f"{VIEW}@1")}"', ", ".join([KEY, EVENT, *shape.fields])
+    with duckdb.connect(database, read_only=True, config=config) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        latest = f"SELECT * FROM {history} QUALIFY row_number() OVER (PARTITION BY {KEY} ORDER BY {EVENT} DESC) = 1"
+        pq.write_table(connection.sql(f"SELECT {columns} FROM ({latest})").to_arrow_table(), path)
+    return path
 
 
 def write_source(folder: Path, shape: Shape, first: int = 0, *, group_rows: int = 65_536) -> Path:

