@@ -12,10 +12,11 @@ PROTOS    := $(shell find proto -name '*.proto' 2>/dev/null)
 LOCK_EXTRAS := dev
 DEMO_ARGS   ?=
 TEST_ARGS   ?=
+FAULT_ROUNDS ?= 500
 BENCH_ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto demo test test-all check format bench lock clean
+.PHONY: help setup proto demo test test-all faults check format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -50,6 +51,9 @@ test: $(INSTALLED) ## run the quick tests, as CI does (TEST_ARGS=... is passed o
 
 test-all: $(INSTALLED) ## run every test, the slow ones too
 	@$(BIN)/python -m pytest $(WORKERS) -m "slow or not slow" $(TEST_ARGS)
+
+faults: $(INSTALLED) ## kill jobs in 500 rounds (FAULT_ROUNDS=...) and print where they were killed
+	@FEATURESTORE_FAULT_ROUNDS=$(FAULT_ROUNDS) $(BIN)/python -m pytest -q tests/faults/test_rounds.py
 
 check: $(INSTALLED) ## format, lint, types, import fences, tidiness
 	@$(BIN)/ruff format --check --quiet . || { echo "check: run make format"; exit 1; }

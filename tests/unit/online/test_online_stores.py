@@ -291,18 +291,14 @@ def test_whatever_the_order_and_the_repeats_the_latest_rows_stay(
     store.close()
 
 
-#: Three processes write four versions of each: 108,000 rows.
-SHUFFLED = 9_000
-
-
-def write_shuffled(place: Place, seed: int, barrier: threading.Barrier) -> None:
+def write_shuffled(place: Place, entities: int, seed: int, barrier: threading.Barrier) -> None:
     """In a process of its own: all versions of all rows in an order of its own, in small batches."""
     rng = np.random.default_rng(seed)
-    places = rng.permutation(4 * SHUFFLED)
-    numbers, sequences = places % SHUFFLED, places // SHUFFLED + 1
+    places = rng.permutation(4 * entities)
+    numbers, sequences = places % entities, places // entities + 1
     keys = keys_of(*numbers.tolist())
     none = np.zeros(len(places), dtype=np.int64)
-    columns = [pa.array(sequences * 10_000 + numbers), pa.array(["x"] * len(places))]
+    columns = [pa.array(sequences * 100_000 + numbers), pa.array(["x"] * len(places))]
     rows = RowEncoder(1, FIELDS).encode(OrderKeys(none, none, sequences), columns)
     barrier.wait()
     store = place.open()
@@ -311,21 +307,23 @@ def write_shuffled(place: Place, seed: int, barrier: threading.Barrier) -> None:
     store.close()
 
 
+#: Three processes write four versions of each entity: 108,000 rows, and a million.
+@pytest.mark.parametrize("entities", [9_000, pytest.param(84_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", ["sqlite", "valkey", "cluster"], indirect=True)
-def test_processes_that_write_the_same_rows_shuffled_end_with_the_latest(place: Place) -> None:
+def test_processes_that_write_the_same_rows_shuffled_end_with_the_latest(place: Place, entities: int) -> None:
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(3)
-    writers = [spawn.Process(target=write_shuffled, args=(place, seed, barrier)) for seed in (1, 2, 3)]
+    writers = [spawn.Process(target=write_shuffled, args=(place, entities, seed, barrier)) for seed in (1, 2, 3)]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(120)
+        writer.join(600)
         assert writer.exitcode == 0
 
     store = place.open()
-    numbers = list(range(SHUFFLED))
-    assert store.count(VIEW) == SHUFFLED
-    assert values_of(store.read(VIEW, keys_of(*numbers))) == [40_000 + number for number in numbers]
+    numbers = list(range(entities))
+    assert store.count(VIEW) == entities
+    assert values_of(store.read(VIEW, keys_of(*numbers))) == [400_000 + number for number in numbers]
     store.close()
 
 
