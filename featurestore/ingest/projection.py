@@ -6,7 +6,7 @@ only those that differ: two rows of equal digests are taken for equal, which 128
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,18 @@ def pack(view: FeatureView, encoder: RowEncoder, rows: pa.Table) -> Packed:
     columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
     keys = encode_keys([columns[name] for name in view.join_keys], list(view.join_keys.values()))
     return keys, encoder.encode(OrderKeys.of(rows), [columns[field.name] for field in view.schema])
+
+
+def merged(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Batches put together until they have so many rows: engines give smaller ones as it happens, and each costs."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= rows:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,8 +112,7 @@ class Projection:
 
     def _stream(self) -> Iterator[tuple[pa.Table, Packed]]:
         with self._offline.latest(self._query, self._batch_rows) as reader:
-            for batch in reader:
-                rows = pa.Table.from_batches([batch])
+            for rows in merged(reader, self._batch_rows):
                 yield rows, pack(self._query.view, self._encoder, rows)
 
 

@@ -17,7 +17,7 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.errors import InputError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.ingest.projection import Projection, pack
+from featurestore.ingest.projection import Projection, merged, pack
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
 from featurestore.online.keys import bucket_of
@@ -97,8 +97,8 @@ class Publisher:
         encoder = RowEncoder(self.schema_id, self.view.schema)
         entities = written = 0
         with self.offline.latest(query, self.batch_rows) as reader:
-            for batch in reader:
-                keys, rows = pack(self.view, encoder, pa.Table.from_batches([batch]))
+            for due in merged(reader, self.batch_rows):
+                keys, rows = pack(self.view, encoder, due)
                 self.before_write()
                 written += self.online.write(self.view.ref, *in_bucket_order(keys, rows))
                 failpoint("publish.after_batch")

@@ -14,7 +14,7 @@ from featurestore.clock import to_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.errors import ParityError
 from featurestore.feature_view import FeatureView
-from featurestore.ingest.projection import Projection
+from featurestore.ingest.projection import Projection, merged
 from featurestore.online.keys import decode_key, encode_keys
 from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.row_encoder import RowEncoder
@@ -316,3 +316,13 @@ def test_a_flushed_store_is_missing_all_it_held_and_repair_brings_it_back(
     published.done(Request(load=False, repair=True))
     assert published.stored() == sound
     assert verify(published).faults.total() == 0
+
+
+def test_batches_of_an_engine_are_put_together_and_never_cut() -> None:
+    batch = pa.RecordBatch.from_pydict({"n": list(range(4))})
+
+    tables = list(merged([batch] * 6, 10))
+
+    assert [table.num_rows for table in tables] == [12, 12]
+    assert [table.num_rows for table in merged([batch] * 4, 10)] == [12, 4]
+    assert list(merged([], 10)) == []
