@@ -74,10 +74,11 @@ class Sources:
         """Rows of the last hours and some late by days, some known only later; each place once."""
         ages = [self.rng.choice([0.5, 1, 2, 30, 900]) for _ in AIRPORTS]
         knowing = [self.rng.choice([0, 0, 0.25, 3]) for _ in AIRPORTS]
-        return [
+        rows: list[CreatedRow] = [
             (airport, now - hours(age), now - hours(age - delay), self.rng.choice([None, float(number)]), number)
             for airport, age, delay in zip(AIRPORTS, ages, knowing, strict=True)
-        ][: ROWS - 6]
+        ]
+        return rows[: ROWS - 6]
 
     def corrections(self, count: int, number: int) -> list[CreatedRow]:
         """Other values at places of rows that arrived."""
