@@ -62,7 +62,9 @@ class Proxy:
         self.connections += 1
         there: asyncio.StreamWriter | None = None
         try:
+            first = await self._greet(reader, writer)
             answers, there = await asyncio.open_connection("127.0.0.1", self._target_port)
+            there.write(first)
             forth = asyncio.ensure_future(self._forth(reader, there))
             back = asyncio.ensure_future(self._back(answers, writer))
             _, pending = await asyncio.wait({forth, back}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,6 +78,10 @@ class Proxy:
             for side in (writer, there):
                 if side is not None:
                     side.transport.abort()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """What happens before anything passes; returns bytes already read."""
+        return b""
 
     async def _forth(self, reader: asyncio.StreamReader, there: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK_BYTES):
@@ -91,3 +97,29 @@ class Proxy:
         while data := await answers.read(_CHUNK_BYTES):
             writer.write(self.change(data))
             await writer.drain()
+
+
+class PostgresProxy(Proxy):
+    """Speaks TLS as a Postgres server does: once the client has asked for it, on the same connection.
+
+    Source: the SSLRequest and GSSENCRequest messages of the Postgres protocol, 8 bytes each.
+    """
+
+    def __init__(self, target_port: int, certificate: trustme.LeafCert) -> None:
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        certificate.configure_cert(self._context)
+        super().__init__(target_port)
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        while True:
+            asked = await reader.readexactly(8)
+            match int.from_bytes(asked[4:], "big"):
+                case 80877103:
+                    writer.write(b"S")
+                    await writer.drain()
+                    await writer.start_tls(self._context)
+                    return b""
+                case 80877104:
+                    writer.write(b"N")
+                case _:
+                    return asked

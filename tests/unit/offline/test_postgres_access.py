@@ -18,12 +18,13 @@ from featurestore.offline.base import AppendCounts
 from featurestore.offline.postgres import PostgresOfflineStore
 from tests.fix_offline import PROJECT, append, make_view
 from tests.fix_postgres import local_server
+from tests.fix_proxy import PostgresProxy
 from tests.oracle import Row
 
 VIEW = make_view("text", {"delay": Int64})
-#: The superuser comes in for the test's own sake; everybody else by TLS and password.
+#: The superuser comes in for the test's own sake; everybody else by password, and nobody to another database.
 RULES = b"""host all postgres 127.0.0.1/32 trust
-hostssl all keeper 127.0.0.1/32 scram-sha-256
+host kept keeper 127.0.0.1/32 scram-sha-256
 """
 
 
@@ -40,17 +41,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     authority, folder = trustme.CA(), tmp_path_factory.mktemp("access")
     issued = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    files = {
-        "server.crt": b"".join(pem.bytes() for pem in issued.cert_chain_pems),
-        "server.key": issued.private_key_pem.bytes(),
-        "pg_hba.conf": RULES,
-    }
-    with local_server("ssl=on", "password_encryption=scram-sha-256", files=files) as server:
+    settings, files = "password_encryption=scram-sha-256", {"pg_hba.conf": RULES}
+    # TLS is the proxy's: not every Postgres was built with it, and it is our settings that are tested.
+    with local_server(settings, files=files) as server, PostgresProxy(server.port, issued) as proxy:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE ROLE keeper LOGIN PASSWORD 's3cret'")
             connection.execute("CREATE DATABASE kept OWNER keeper")
         verified = {"sslmode": "verify-full", "sslrootcert": str(folder / "ca.pem")}
-        url = conninfo.make_conninfo(server.url, user="keeper", dbname="kept", **verified)
+        url = conninfo.make_conninfo(server.url, port=proxy.port, user="keeper", dbname="kept", **verified)
         yield Guarded(url=url, superuser=server.url)
 
 
@@ -88,8 +86,8 @@ def test_a_certificate_of_another_authority_is_refused(guarded: Guarded, tmp_pat
     assert "set sslmode and sslrootcert in offline.url" in says
 
 
-def test_a_connection_without_tls_is_told_of_pg_hba(guarded: Guarded) -> None:
-    assert "pg_hba.conf" in fault(conninfo.make_conninfo(guarded.url, sslmode="disable"), "s3cret")
+def test_a_connection_that_no_rule_lets_in_is_told_of_pg_hba(guarded: Guarded) -> None:
+    assert "pg_hba.conf" in fault(conninfo.make_conninfo(guarded.url, dbname="postgres"), "s3cret")
 
 
 def test_a_role_without_a_connection_left_is_busy(guarded: Guarded) -> None:
