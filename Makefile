@@ -31,14 +31,14 @@ $(DEPS): requirements.txt
 	@$(PIP) install --require-hashes -r requirements.txt
 	@touch $@
 
-$(INSTALLED): $(DEPS) pyproject.toml hatch_build.py $(PROTOS)
+$(INSTALLED): $(DEPS) pyproject.toml hatch_build.py clients/python/hatch_build.py $(PROTOS)
 	@echo "setup: installing featurestore (editable) and compiling proto/"
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-proto: $(DEPS) ## compile proto/ into serving/_pb
+proto: $(DEPS) ## compile proto/ for the Python client (and by it, for the server)
 	@$(BIN)/python hatch_build.py
-	@echo "proto: serving/_pb is up to date"
+	@echo "proto: clients/python/src/featurestore_client/_pb is up to date"
 
 demo: $(INSTALLED) ## run the example of the README (DEMO_ARGS=... is passed on)
 	@$(BIN)/featurestore demo $(DEMO_ARGS)
@@ -78,5 +78,5 @@ lock: ## renew requirements.txt from pyproject.toml (needs a package index)
 	@echo "lock: requirements.txt holds $$(grep -c '^[a-z]' requirements.txt) packages"
 
 clean: ## remove caches and everything built, .venv too
-	@rm -rf $(VENV) build dist serving/_pb .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist clients/python/dist clients/python/src/featurestore_client/_pb .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
