@@ -16,12 +16,13 @@ from featurestore_client import FeatureClient, RequestFailed, ViewDescription
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.servicer import INLINE_BYTES_MAX
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import raw_call, server
+from tests.unit.serving.running import Awaited, raw_call, server
 from tests.unit.serving.world import (
     EVERY_TYPE,
     HOUR_US,
     NOW_US,
     airport_now,
+    all_types,
     key_arrays,
     matches_bits,
 )
@@ -40,9 +41,9 @@ def target(backend: Backend) -> Iterator[str]:
         yield running.target
 
 
-@pytest.fixture(scope="module")
-def client(target: str) -> Iterator[FeatureClient]:
-    with FeatureClient(target) as made:
+@pytest.fixture(scope="module", params=[FeatureClient, Awaited], ids=["sync", "async"])
+def client(target: str, request: pytest.FixtureRequest) -> Iterator[FeatureClient]:
+    with request.param(target) as made:
         yield made
 
 
@@ -99,6 +100,22 @@ def test_the_matrix_equals_the_one_made_in_process(backend: Backend, client: Fea
     expected = backend.world.lookup(airport_now).lookup(key_arrays(origin=origins)).to_matrix()
     assert reply.names == ["temp", "wind", "sky"]
     assert reply.to_matrix().tobytes() == expected.tobytes()
+
+
+def test_python_values_are_those_of_the_answer_in_process(backend: Backend, client: FeatureClient) -> None:
+    """As with Feast: the keys first, then the features."""
+    ids = [4, 3, 2, 1, 0, 99]
+
+    reply = client.get_online_features("all_types", {"id": ids})
+
+    shown = {"statuses": True, "event_timestamps": True}
+    expected = backend.world.lookup(all_types).lookup(key_arrays(id=ids))
+    actual, wanted = reply.to_dict(**shown), expected.to_dict(**shown)
+    assert list(actual) == list(wanted)
+    for name, values in wanted.items():
+        # As text: NaN equals itself, and two names of UTC are one.
+        assert [*map(str, actual[name])] == [*map(str, values)], name
+        assert [*map(type, actual[name])] == [*map(type, values)], name
 
 
 def test_features_can_be_named_one_by_one(client: FeatureClient) -> None:
