@@ -10,13 +10,15 @@ PROTOS    := $(shell find proto -name '*.proto' 2>/dev/null)
 
 # Extras that requirements.txt locks beside the core.
 LOCK_EXTRAS := dev
+# The contract of the last release, as `buf build` prints it.
+BASELINE    := proto/baseline.json
 DEMO_ARGS   ?=
 TEST_ARGS   ?=
 FAULT_ROUNDS ?= 500
 BENCH_ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto demo test test-all faults check format bench lock clean
+.PHONY: help setup proto proto-baseline demo test test-all faults check format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -31,14 +33,14 @@ $(DEPS): requirements.txt
 	@$(PIP) install --require-hashes -r requirements.txt
 	@touch $@
 
-$(INSTALLED): $(DEPS) pyproject.toml hatch_build.py $(PROTOS)
+$(INSTALLED): $(DEPS) pyproject.toml hatch_build.py clients/python/hatch_build.py $(PROTOS)
 	@echo "setup: installing featurestore (editable) and compiling proto/"
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-proto: $(DEPS) ## compile proto/ into serving/_pb
+proto: $(DEPS) ## compile proto/ for the Python client (and by it, for the server)
 	@$(BIN)/python hatch_build.py
-	@echo "proto: serving/_pb is up to date"
+	@echo "proto: clients/python/src/featurestore_client/_pb is up to date"
 
 demo: $(INSTALLED) ## run the example of the README (DEMO_ARGS=... is passed on)
 	@$(BIN)/featurestore demo $(DEMO_ARGS)
@@ -55,13 +57,19 @@ test-all: $(INSTALLED) ## run every test, the slow ones too
 faults: $(INSTALLED) ## kill jobs in 500 rounds (FAULT_ROUNDS=...) and print where they were killed
 	@FEATURESTORE_FAULT_ROUNDS=$(FAULT_ROUNDS) $(BIN)/python -m pytest -q tests/faults/test_rounds.py
 
-check: $(INSTALLED) ## format, lint, types, import fences, tidiness
+check: $(INSTALLED) ## format, lint, types, import fences, proto/ against its last release, tidiness
 	@$(BIN)/ruff format --check --quiet . || { echo "check: run make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache --no-logo > $(VENV)/.lint-imports.log 2>&1 || { cat $(VENV)/.lint-imports.log; exit 1; }
+	@$(BIN)/buf lint
+	@$(BIN)/buf breaking --against $(BASELINE)
 	@$(BIN)/python -m pytest -q --no-header --durations=0 -p no:randomly tests/test_tidy.py
-	@echo "check: format, lint, types, imports and tidiness are fine"
+	@echo "check: format, lint, types, imports, proto and tidiness are fine"
+
+proto-baseline: $(INSTALLED) ## at a release: proto/ as it is becomes what later versions must stay compatible with
+	@$(BIN)/buf build --exclude-source-info -o -#format=json | $(BIN)/python -m json.tool --indent 1 > $(BASELINE)
+	@echo "proto-baseline: $(BASELINE) holds proto/ as it is; commit it with the release"
 
 format: $(DEPS) ## format the code and apply ruff's safe fixes
 	@$(BIN)/ruff check --quiet --fix-only .
@@ -78,5 +86,5 @@ lock: ## renew requirements.txt from pyproject.toml (needs a package index)
 	@echo "lock: requirements.txt holds $$(grep -c '^[a-z]' requirements.txt) packages"
 
 clean: ## remove caches and everything built, .venv too
-	@rm -rf $(VENV) build dist serving/_pb .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist clients/python/dist clients/python/src/featurestore_client/_pb .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, 
 from benchmarks.world import Shape
 from featurestore import FeatureStore
 from featurestore.clock import to_us
-from serving.client import FeatureClient
+from featurestore_client import FeatureClient
 from serving.local import answer, local_lookup
 
 NAME = "lookup"

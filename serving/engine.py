@@ -15,7 +15,7 @@ from functools import lru_cache
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
-from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.catalog import Catalog, RegistryReader
 from serving.lookup import OnlineLookup
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 import grpc
 import grpc.aio
 
-from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.engine import Engine
 from serving.status_codes import Context
 

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from featurestore.errors import InputError
 from featurestore.outputs import Output
-from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.columns import column_writer, decode_column, encode_type
 from serving.plan import ServicePlan
 from serving.response import OnlineResponse

@@ -1,4 +1,4 @@
-"""The code itself under test: sizes, clocks, broad excepts, leftovers, comments of proto files, what may be committed.
+"""The code itself under test: sizes, clocks, broad excepts, leftovers, what may be committed.
 
 Every rule is one function from a file to its offences, and has a test with a planted offence beside the test over the
 whole tree (tracked files and new ones that git does not ignore). An exception to a rule is an entry with its reason.
@@ -46,10 +46,6 @@ MARKS = re.compile(r"\b(?:TO" + "DO|FIX" + "ME|X" + r"XX)\b")
 """Put together from pieces, like the patterns below, so that this file does not offend itself."""
 MACHINE_PATHS = re.compile(r"(?<![\w.\-/])/(?:ro" + "ot|ho" + "me|wo" + "rk)/")
 REGISTRY_HOSTS = re.compile("py" + r"pi\.org|python" + "hosted|np" + "mjs", re.IGNORECASE)
-
-PROTO_DECLARATION = re.compile(
-    r"(?:message|enum|service|rpc|oneof)\s+(?P<name>\w+)|(?:[\w.<>, ]+\s)?(?P<field>\w+)\s*=\s*-?\d+\s*[;\[]"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,18 +184,6 @@ def large_files(source: SourceFile) -> Iterator[str]:
         yield f"{source.path}: {size} bytes, more than {FILE_BYTES_MAX}"
 
 
-def uncommented_protos(source: SourceFile) -> Iterator[str]:
-    """Each declaration of a .proto file needs a comment: on the line above it, or at the end of its own line."""
-    previous = ""
-    for number, raw in enumerate(source.text.splitlines(), start=1):
-        line = raw.strip()
-        declared = None if line.startswith(("//", "*", "/*", "option ", "reserved ")) else PROTO_DECLARATION.match(line)
-        commented = "//" in line or "/*" in line or previous.startswith("//") or previous.endswith("*/")
-        if declared and not commented:
-            yield f"{source.path}:{number}: {declared['name'] or declared['field']} has no comment"
-        previous = line
-
-
 PYTHON_RULES: tuple[Rule, ...] = (
     long_functions,
     long_modules,
@@ -210,7 +194,6 @@ PYTHON_RULES: tuple[Rule, ...] = (
     prints,
 )
 FILE_RULES: tuple[Rule, ...] = (leftover_marks, machine_paths, registry_hosts, large_files)
-PROTO_RULES: tuple[Rule, ...] = (uncommented_protos,)
 
 
 # ------------------------------------------------------------------ the tree obeys
@@ -235,11 +218,6 @@ def test_python_files_obey(rule: Rule, tree: list[SourceFile]) -> None:
 @pytest.mark.parametrize("rule", FILE_RULES, ids=lambda rule: rule.__name__)
 def test_all_files_obey(rule: Rule, tree: list[SourceFile]) -> None:
     assert [offence for source in tree for offence in rule(source)] == []
-
-
-@pytest.mark.parametrize("rule", PROTO_RULES, ids=lambda rule: rule.__name__)
-def test_proto_files_obey(rule: Rule, tree: list[SourceFile]) -> None:
-    assert [offence for source in tree if source.path.endswith(".proto") for offence in rule(source)] == []
 
 
 # ------------------------------------------------------------------ the rules bite
@@ -270,20 +248,6 @@ PLANTED: list[tuple[Rule, str, str, int]] = [
     (registry_hosts, "a.txt", "--index-url https://py" + "pi.org/simple\n", 1),
     (large_files, "a.bin", "x" * (FILE_BYTES_MAX + 1), 1),
     (large_files, "a.bin", "x" * FILE_BYTES_MAX, 0),
-    (
-        uncommented_protos,
-        "a.proto",
-        "message M {\n  repeated int64 a = 1;\n  // Why.\n  map<string, int64> b = 2;\n}\n",
-        2,
-    ),
-    (uncommented_protos, "a.proto", "// Why.\nenum E {\n  A = 0;\n  B = 1; // Why.\n}\n", 1),
-    (uncommented_protos, "a.proto", "service S {\n  rpc F(M) returns (M);\n}\nM x = 1 [deprecated = true];\n", 3),
-    (
-        uncommented_protos,
-        "a.proto",
-        'syntax = "proto3";\npackage a.v1;\n/* Why. */\nmessage M {\n  reserved 1;\n}\n',
-        0,
-    ),
 ]
 
 
@@ -303,7 +267,7 @@ def test_planted_offences_are_caught(rule: Rule, path: str, text: str, offences:
 
 def test_every_rule_has_a_planted_offence() -> None:
     planted = {rule for rule, _, _, offences in PLANTED if offences}
-    assert planted == {*PYTHON_RULES, *FILE_RULES, *PROTO_RULES}
+    assert planted == {*PYTHON_RULES, *FILE_RULES}
 
 
 def test_every_exception_has_a_reason() -> None:

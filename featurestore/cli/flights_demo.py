@@ -145,7 +145,7 @@ class FlightsDemo:
         keys = sorted({key for s in service.selections for key in registry.view(f"{s.view}@{s.version}").join_keys})
         request = [declared.name for declared in service.request_fields]
         with self._server() as address:
-            from serving.client import FeatureClient
+            from featurestore_client import FeatureClient
 
             with FeatureClient(address) as client:
                 ask = {name: coming.column(name).combine_chunks() for name in keys}

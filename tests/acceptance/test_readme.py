@@ -145,9 +145,9 @@ def run_python(program: str, folder: Path) -> str:
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[str]:
+def serving(repository: Path, now: str = CUT) -> Iterator[str]:
     """`featurestore serve` on a free port; yields its address."""
-    command = [sys.executable, "-m", "featurestore.cli.main", "--now", CUT, "serve", "--port", "0"]
+    command = [sys.executable, "-m", "featurestore.cli.main", "--now", now, "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=repository, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

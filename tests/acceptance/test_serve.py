@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from featurestore import Status
-from serving.client import FeatureClient
+from featurestore_client import FeatureClient
 
 COMMAND = [sys.executable, "-m", "featurestore.cli.main"]
 NOW = "2024-05-01T20:00:00Z"
@@ -62,7 +62,7 @@ def test_it_answers_what_get_online_features_answers(repository: Path) -> None:
     with served(repository) as (_, address), FeatureClient(address) as client:
         reply = client.get_online_features("comfort", {"station": ["north", "east"]})
 
-    columns = reply.arrow().to_pydict()
+    columns = reply.to_arrow().to_pydict()
     assert columns == {name: expected[name] for name in columns}
     assert any(values[0] is not None for values in columns.values())
     assert all(values[1] is None for values in columns.values())

@@ -7,10 +7,12 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import grpc
 
 from featurestore.errors import FeatureStoreError
+from featurestore_client import AsyncFeatureClient
 from serving.engine import Engine
 from serving.server import ServeOptions, serving
 from serving.servicer import SERVICE
@@ -63,3 +65,26 @@ def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] 
     """GetOnlineFeatures with any bytes, without retries."""
     with grpc.insecure_channel(target) as channel:
         return channel.unary_unary(f"/{SERVICE}/GetOnlineFeatures")(message, timeout=timeout_s, metadata=metadata)
+
+
+class Awaited:
+    """The async client with the methods of the sync one, so that both pass the same tests."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._made(target, options))
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return lambda *arguments, **options: self._runner.run(method(*arguments, **options))
+
+    def __enter__(self) -> Awaited:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    @staticmethod
+    async def _made(target: str, options: dict[str, Any]) -> AsyncFeatureClient:
+        return AsyncFeatureClient(target, **options)

@@ -17,7 +17,7 @@ from featurestore.arrow_types import arrow_type
 from featurestore.errors import InputError, ServingError, StoreError
 from featurestore.matrix import to_matrix
 from featurestore.status import StaleReason
-from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.lookup import OnlineLookup
 from serving.plan import compile_plan
 from serving.wire import ReplyEncoder

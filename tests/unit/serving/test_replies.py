@@ -12,16 +12,17 @@ import pytest
 
 from featurestore import Status
 from featurestore.arrow_types import arrow_type
-from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.client import FeatureClient, RequestFailed
+from featurestore_client import FeatureClient, RequestFailed, ViewDescription
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.servicer import INLINE_BYTES_MAX
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import raw_call, server
+from tests.unit.serving.running import Awaited, raw_call, server
 from tests.unit.serving.world import (
     EVERY_TYPE,
     HOUR_US,
     NOW_US,
     airport_now,
+    all_types,
     key_arrays,
     matches_bits,
 )
@@ -40,9 +41,9 @@ def target(backend: Backend) -> Iterator[str]:
         yield running.target
 
 
-@pytest.fixture(scope="module")
-def client(target: str) -> Iterator[FeatureClient]:
-    with FeatureClient(target) as made:
+@pytest.fixture(scope="module", params=[FeatureClient, Awaited], ids=["sync", "async"])
+def client(target: str, request: pytest.FixtureRequest) -> Iterator[FeatureClient]:
+    with request.param(target) as made:
         yield made
 
 
@@ -52,7 +53,7 @@ def client(target: str) -> Iterator[FeatureClient]:
 def test_columns_of_every_type_arrive_bit_for_bit(client: FeatureClient) -> None:
     reply = client.get_online_features("all_types", {"id": [4, 3, 2, 1, 0]})
 
-    table = reply.arrow()
+    table = reply.to_arrow()
     assert table.column_names == [field.name for field, _ in EVERY_TYPE]
     for field, values in EVERY_TYPE:
         expected = pa.array(values[::-1], arrow_type(field.dtype))
@@ -63,8 +64,8 @@ def test_columns_of_every_type_arrive_bit_for_bit(client: FeatureClient) -> None
 def test_arrow_ipc_holds_the_same_columns(client: FeatureClient) -> None:
     keys = {"id": np.array([1, 3, 7, 1])}
 
-    as_columns = client.get_online_features("all_types", keys).arrow()
-    as_ipc = client.get_online_features("all_types", keys, format="arrow").arrow()
+    as_columns = client.get_online_features("all_types", keys).to_arrow()
+    as_ipc = client.get_online_features("all_types", keys, format="arrow").to_arrow()
 
     assert as_ipc.schema.equals(as_columns.schema)
     for name in as_columns.column_names:
@@ -76,17 +77,18 @@ def test_numpy_statuses_and_times_arrive_in_order(client: FeatureClient) -> None
 
     reply = client.get_online_features("departures", keys, request={"hour": [1, 2, 3, 4]})
 
-    columns = reply.numpy()
+    columns = reply.to_numpy()
     assert list(columns) == ["temp", "wind", "delay", "delay_temp", "hour"]
     assert columns["temp"].dtype == np.float32
     assert columns["temp"].tolist()[::2] == [1.5, 1.5]
     assert np.isnan(columns["temp"][1::2]).all()
-    assert reply.valid()["delay"].tolist() == [True, False, True, False]
-    assert columns["delay"][reply.valid()["delay"]].tolist() == [6, 5]
+    assert reply.validity()["delay"].tolist() == [True, False, True, False]
+    assert columns["delay"][reply.validity()["delay"]].tolist() == [6, 5]
     assert columns["hour"].tolist() == [1, 2, 3, 4]
     assert list(reply.statuses) == ["weather@1", "delays@2"]
     assert reply.statuses["delays@2"].tolist() == [1, 3, 1, 3]
-    assert reply.event_timestamps["delays@2"].astype("i8").tolist() == [NOW_US - HOUR_US, 0, NOW_US - HOUR_US, 0]
+    assert np.isnat(reply.event_timestamps["delays@2"]).tolist() == [False, True, False, True]
+    assert reply.event_timestamps["delays@2"].astype("i8").tolist()[::2] == [NOW_US - HOUR_US] * 2
     assert (len(reply), reply.served_at_us, reply.degraded_rows) == (4, NOW_US, 0)
 
 
@@ -96,8 +98,24 @@ def test_the_matrix_equals_the_one_made_in_process(backend: Backend, client: Fea
     reply = client.get_online_features("airport_now", {"origin": origins}, format="matrix")
 
     expected = backend.world.lookup(airport_now).lookup(key_arrays(origin=origins)).to_matrix()
-    assert reply.matrix_names == ["temp", "wind", "sky"]
+    assert reply.names == ["temp", "wind", "sky"]
     assert reply.to_matrix().tobytes() == expected.tobytes()
+
+
+def test_python_values_are_those_of_the_answer_in_process(backend: Backend, client: FeatureClient) -> None:
+    """As with Feast: the keys first, then the features."""
+    ids = [4, 3, 2, 1, 0, 99]
+
+    reply = client.get_online_features("all_types", {"id": ids})
+
+    shown = {"statuses": True, "event_timestamps": True}
+    expected = backend.world.lookup(all_types).lookup(key_arrays(id=ids))
+    actual, wanted = reply.to_dict(**shown), expected.to_dict(**shown)
+    assert list(actual) == list(wanted)
+    for name, values in wanted.items():
+        # As text: NaN equals itself, and two names of UTC are one.
+        assert [*map(str, actual[name])] == [*map(str, values)], name
+        assert [*map(type, actual[name])] == [*map(type, values)], name
 
 
 def test_features_can_be_named_one_by_one(client: FeatureClient) -> None:
@@ -105,7 +123,7 @@ def test_features_can_be_named_one_by_one(client: FeatureClient) -> None:
 
     reply = client.get_online_features(features, {"origin": ["JFK"], "number": [1]}, full_feature_names=True)
 
-    assert reply.arrow().to_pydict() == {"delays__delay": [5], "weather__sky": ["clear"], "delays__busy": [True]}
+    assert reply.to_arrow().to_pydict() == {"delays__delay": [5], "weather__sky": ["clear"], "delays__busy": [True]}
 
 
 def test_requests_larger_than_the_loop_takes_are_answered_alike(client: FeatureClient) -> None:
@@ -114,16 +132,16 @@ def test_requests_larger_than_the_loop_takes_are_answered_alike(client: FeatureC
 
     reply = client.get_online_features("airport_now", {"origin": origins})
 
-    assert reply.arrow()["temp"].to_pylist() == [1.5, None] * 1_000
+    assert reply.to_arrow()["temp"].to_pylist() == [1.5, None] * 1_000
     assert reply.statuses["weather@1"].tolist() == [Status.PRESENT, Status.NOT_FOUND] * 1_000
 
 
 def test_a_service_describes_what_it_takes_and_gives(client: FeatureClient) -> None:
     description = client.describe_service("departures")
 
-    assert [(key.name, key.type.kind, list(key.views)) for key in description.join_keys] == [
-        ("origin", pb.TYPE_KIND_STRING, ["weather@1", "delays@2"]),
-        ("number", pb.TYPE_KIND_INT32, ["delays@2"]),
+    assert [(key.name, key.dtype, key.views) for key in description.join_keys] == [
+        ("origin", "string", ("weather@1", "delays@2")),
+        ("number", "int32", ("delays@2",)),
     ]
     assert [(column.name, column.view, column.field) for column in description.columns] == [
         ("temp", "weather@1", "temp"),
@@ -133,13 +151,14 @@ def test_a_service_describes_what_it_takes_and_gives(client: FeatureClient) -> N
         ("hour", "", "hour"),
     ]
     assert description.columns[1].fill == -1.0
-    assert not description.columns[0].HasField("fill")
+    assert description.columns[0].fill is None
     assert [field.name for field in description.request_fields] == ["hour"]
-    assert description.views[0].ttl_us == 2 * HOUR_US
-    assert not description.views[0].HasField("freshness_us")
-    assert description.on_stale == pb.ON_STALE_SERVE
+    assert description.views[0] == ViewDescription(view="weather@1", ttl=timedelta(hours=2), freshness=None)
+    assert description.on_stale == "serve"
     assert len(description.signature) == 64
-    assert "decimal_" in client.describe_service("all_types").matrix_refusal
+    all_types = client.describe_service("all_types")
+    assert "decimal_" in all_types.matrix_refusal
+    assert [column.dtype for column in all_types.columns] == [str(declared.dtype) for declared, _ in EVERY_TYPE]
 
 
 # ---------------------------------------------------------------- refusals

@@ -13,8 +13,8 @@ import pytest
 from featurestore import FeatureService, Field, Int32
 from featurestore.errors import FeatureStoreError
 from featurestore.registry.definitions import Definitions
-from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.client import FeatureClient, RequestFailed
+from featurestore_client import FeatureClient, RequestFailed
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.server import ServeOptions
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import server
@@ -74,7 +74,7 @@ def test_a_service_applied_while_serving_is_served_soon(backend: Backend, client
 
     def served() -> bool:
         with contextlib.suppress(RequestFailed):
-            return client.get_online_features("later", {"origin": ["JFK"]}).numpy()["temp"].tolist() == [1.5]
+            return client.get_online_features("later", {"origin": ["JFK"]}).to_numpy()["temp"].tolist() == [1.5]
         return False
 
     until(served)
@@ -97,8 +97,8 @@ def test_rows_of_a_schema_applied_a_moment_ago_are_read(backend: Backend) -> Non
             else (client.get_online_features(["weather:temp"], {"origin": ["JFK"]}))
         )
 
-        assert reply.numpy()["temp"].tolist() == [9.0]
-        assert client.get_online_features(["weather:gust"], {"origin": ["JFK"]}).numpy()["gust"].tolist() == [3]
+        assert reply.to_numpy()["temp"].tolist() == [9.0]
+        assert client.get_online_features(["weather:gust"], {"origin": ["JFK"]}).to_numpy()["gust"].tolist() == [3]
 
 
 def test_a_row_that_nobody_can_read_keeps_the_server_from_getting_ready(backend: Backend) -> None:

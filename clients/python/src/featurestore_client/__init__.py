@@ -1,0 +1,44 @@
+"""Looks features up in a featurestore server: one call for many entities, replies as numpy columns.
+
+Needs grpcio, protobuf and numpy; pyarrow (extra `arrow`) only where Arrow is handed in or asked for.
+"""
+
+from featurestore_client.aio import AsyncFeatureClient
+from featurestore_client.client import FeatureClient
+from featurestore_client.description import FieldDescription, JoinKey, ServiceDescription, ViewDescription
+from featurestore_client.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Refused,
+    RequestFailed,
+    Unauthenticated,
+    Unavailable,
+)
+from featurestore_client.reply import OnlineReply
+from featurestore_client.retries import Retries
+from featurestore_client.verdicts import StaleReason, Status
+
+__all__ = [
+    "AsyncFeatureClient",
+    "BadRequest",
+    "DeadlineExceeded",
+    "FeatureClient",
+    "FieldDescription",
+    "JoinKey",
+    "NotFound",
+    "OnlineReply",
+    "Overloaded",
+    "PermissionDenied",
+    "Refused",
+    "RequestFailed",
+    "Retries",
+    "ServiceDescription",
+    "StaleReason",
+    "Status",
+    "Unauthenticated",
+    "Unavailable",
+    "ViewDescription",
+]
