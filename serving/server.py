@@ -43,6 +43,8 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 6566
     limits: Limits = field(default_factory=Limits)
+    #: How long the store may take for one answer.
+    store_timeout_s: float = 1.0
     #: How often applies and publishes are looked for; a service asks for a new one within this time.
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
@@ -81,7 +83,9 @@ async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Call
 @contextlib.asynccontextmanager
 async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
-    with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads:
+    async with contextlib.AsyncExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
+        await stack.enter_async_context(engine.reading(options.store_timeout_s))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options.limits))
         server.add_generic_rpc_handlers((FeatureServing(engine, threads).handlers(),))
         vitals = await _add_health_and_reflection(server)

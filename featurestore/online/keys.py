@@ -62,7 +62,12 @@ def encode_keys(
 
 def bucket_of(keys: pa.BinaryArray) -> NDArray[np.uint16]:
     """The bucket of each encoded key, the top 12 bits of its hash; 0 where the key is null."""
-    return (key_hash(keys) >> _BUCKET_SHIFT).astype(np.uint16)
+    return bucket_of_hash(key_hash(keys))
+
+
+def bucket_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """The bucket of each key, by its hash."""
+    return (hashes >> _BUCKET_SHIFT).astype(np.uint16)
 
 
 def first_buckets(limit: np.uint64) -> range:

@@ -14,7 +14,7 @@ from featurestore import Status
 from featurestore.arrow_types import arrow_type
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.client import FeatureClient, RequestFailed
-from serving.servicer import INLINE_BYTES_MAX
+from serving.engine import INLINE_BYTES_MAX
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import raw_call, server
 from tests.unit.serving.world import (
