@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis import exceptions as redis_errors
@@ -57,6 +57,7 @@ class Link:
     def start(self) -> None:
         """Connect, and stay connected."""
         self._task = asyncio.create_task(self._stay_connected())
+        self._task.add_done_callback(self._broke)
 
     async def ask(self, commands: bytes, count: int) -> list[Any]:
         """The answers to `count` commands, errors among them; raises a connection error when nobody answers."""
@@ -75,6 +76,12 @@ class Link:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _broke(self, task: asyncio.Task[None]) -> None:
+        """A defect of ours must not leave anybody waiting."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fault = RuntimeError(f"the connection's task failed: {error!r}")
+            self._tried.set()
 
     async def _stay_connected(self) -> None:
         pause_s = PAUSE_S
@@ -144,8 +151,7 @@ class _Protocol(asyncio.Protocol):
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         parser, places = self._parser, self._places
