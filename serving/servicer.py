@@ -12,7 +12,8 @@ import grpc
 import grpc.aio
 
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.engine import Engine
+from serving.admission import Admission
+from serving.engine import INLINE_BYTES_MAX, Engine
 from serving.status_codes import Context
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
@@ -21,8 +22,10 @@ SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
 class FeatureServing:
     """The methods of featurestore.serving.v1.FeatureServing."""
 
-    def __init__(self, engine: Engine, threads: Executor) -> None:
+    def __init__(self, engine: Engine, threads: Executor, admission: Admission, large: Admission) -> None:
         self._engine, self._threads = engine, threads
+        # Large requests have room of their own, so that they never take all of it.
+        self._admission, self._large = admission, large
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -33,8 +36,13 @@ class FeatureServing:
 
     async def get_online_features(self, message: bytes, context: Context) -> bytes:
         """GetOnlineFeatures."""
+        admission = self._large if len(message) > INLINE_BYTES_MAX else self._admission
         async with asyncio.timeout(_remaining_s(context)):
-            return await self._engine.lookup(message, self._threads)
+            entered = await admission.enter()
+            try:
+                return await self._engine.lookup(message, self._threads)
+            finally:
+                admission.leave(entered)
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
