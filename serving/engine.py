@@ -24,6 +24,7 @@ from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
 from featurestore.online.reading import AsyncReader
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.breaker import Breaker
 from serving.catalog import Catalog, RegistryReader
 from serving.lookup import Asked, OnlineLookup
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
@@ -137,7 +138,7 @@ class Engine:
     @contextlib.asynccontextmanager
     async def reading(self, timeout_s: float) -> AsyncIterator[None]:
         """Connected to the store from this event loop, each service's path tested; `lookup` works meanwhile."""
-        self._reader = reader = self._store.reader(timeout_s)
+        self._reader = reader = Breaker(self._store.reader(timeout_s))
         try:
             await reader.connect()
             await self._test_path()

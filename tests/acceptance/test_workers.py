@@ -22,7 +22,10 @@ from serving.client_columns import encode_column
 COMMAND = [sys.executable, "-m", "featurestore.cli.main"]
 NOW = "2024-05-01T20:00:00Z"
 METHOD = "/featurestore.serving.v1.FeatureServing/GetOnlineFeatures"
-WAIT_S = 60.0
+#: Starting a worker takes seconds on a busy machine.
+WAIT_S = 150.0
+#: Between two calls of a client: the load must leave the new workers room to start.
+PAUSE_S = 0.02
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def until(holds: Callable[[], bool]) -> None:
 class Load:
     """Clients that ask all the time, each call again on UNAVAILABLE inside its deadline; keeps what failed."""
 
-    def __init__(self, address: str, clients: int = 3, timeout_s: float = 20.0) -> None:
+    def __init__(self, address: str, clients: int = 2, timeout_s: float = 30.0) -> None:
         self.failures: list[str] = []
         self.answered = 0
         self._timeout_s, self._stop = timeout_s, threading.Event()
@@ -84,15 +87,21 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    def goes_on(self) -> None:
+        """Wait for more answers."""
+        answered = self.answered
+        until(lambda: self.answered > answered + 20)
+
     def _run(self, address: str) -> None:
         request = pb.GetOnlineFeaturesRequest(service="comfort")
-        encode_column(request.keys.add(name="station"), ["north", "east"])
+        request.keys.append(encode_column("station", ["north", "east"]))
         message = request.SerializeToString()
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(address, options) as channel:
             method = channel.unary_unary(METHOD)
             while not self._stop.is_set():
                 self._call(method, message)
+                time.sleep(PAUSE_S)
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable, message: bytes) -> None:
         deadline = time.monotonic() + self._timeout_s
@@ -109,31 +118,30 @@ class Load:
             return
 
 
-def test_a_rolling_restart_under_load_fails_no_request_and_leaves_new_workers(repository: Path) -> None:
+def test_workers_are_rolled_replaced_and_stopped_and_no_request_fails(repository: Path) -> None:
     with supervised(repository) as (process, address):
         old = workers_of(process)
         assert len(old) == 2
         with Load(address) as load:
             process.send_signal(signal.SIGHUP)
             until(lambda: len(workers_of(process)) == 2 and not workers_of(process) & old)
-            answered = load.answered
-            until(lambda: load.answered > answered + 10)
+            load.goes_on()
+
+            victim = min(workers_of(process))
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: len(workers_of(process) - {victim}) == 2)
+            load.goes_on()
         assert load.failures == []
+
+        command = [*COMMAND, "-C", str(repository), "serve", "--port", address.rpartition(":")[2], "--workers", "2"]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert second.returncode == 2
+        assert "choose another port" in second.stderr
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
-
-
-def test_a_killed_worker_is_replaced_and_no_request_fails(repository: Path) -> None:
-    with supervised(repository) as (process, address):
-        old = workers_of(process)
-        with Load(address) as load:
-            victim = min(old)
-            os.kill(victim, signal.SIGKILL)
-            until(lambda: len(workers_of(process) - {victim}) == 2)
-            answered = load.answered
-            until(lambda: load.answered > answered + 10)
-        assert load.failures == []
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_workers_end_when_their_supervisor_was_killed(repository: Path) -> None:
@@ -160,13 +168,3 @@ def test_workers_that_cannot_start_end_it_with_their_exit_code(repository: Path,
     assert done.returncode == 3
     assert done.stdout == ""
     assert "not a SQLite database" in done.stderr
-
-
-def test_a_port_that_somebody_shares_is_refused(repository: Path) -> None:
-    with supervised(repository) as (_, address):
-        port = address.rpartition(":")[2]
-        command = [*COMMAND, "-C", str(repository), "serve", "--port", port, "--workers", "2"]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
-
-    assert second.returncode == 2
-    assert "choose another port" in second.stderr
