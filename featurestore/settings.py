@@ -150,6 +150,16 @@ class ServingSettings(_Section):
     port: _Port = 6566
     #: Most rows of one request; larger ones are refused.
     max_keys: _Positive = 10_000
+    #: Most features named one by one in a request, and most bytes of a request or reply.
+    max_features: _Positive = 1_000
+    max_message_bytes: _Positive = 64 << 20
+    #: Processes that share the port.
+    workers: Annotated[int, Setting(ge=1, le=256)] = 1
+    #: Requests that a worker has at work, and that wait there; further ones are turned away (RESOURCE_EXHAUSTED).
+    in_flight_max: _Positive = 32
+    queue_max: Annotated[int, Setting(ge=0)] = 64
+    #: Longest wait for the online store; then requests fail with UNAVAILABLE.
+    store_timeout_s: float = Setting(default=1.0, gt=0)
     #: Longest time for open requests to finish after SIGTERM.
     drain_s: float = Setting(default=10.0, ge=0)
 

@@ -6,23 +6,31 @@ then put in their place by one assignment, so a request sees the old definitions
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
+from featurestore.online.reading import AsyncReader
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.breaker import Breaker
 from serving.catalog import Catalog, RegistryReader
-from serving.lookup import OnlineLookup
+from serving.lookup import Asked, OnlineLookup
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
     FeatureChoice,
     Limits,
-    LookupRequest,
     ReplyEncoder,
     decode_describe,
     decode_lookup,
@@ -30,6 +38,14 @@ from serving.wire import (
 )
 
 log = logging.getLogger(__name__)
+
+#: Requests up to this size (some 1,000 keys) and replies of up to so many values are made on the event loop: a thread
+#: costs each about 0.1 ms, and the interpreter runs one at a time anyway. Larger ones would keep all others waiting.
+INLINE_BYTES_MAX, INLINE_VALUES_MAX = 16 << 10, 100_000
+
+Result = TypeVar("Result")
+#: Calls a function with arguments, here or in a thread.
+Run = Callable[..., Awaitable[Any]]
 
 #: Compiled plans of feature lists and full names that are kept beside the services; each request shape needs one.
 AD_HOC_PLANS_MAX = 256
@@ -41,6 +57,20 @@ class Served:
 
     lookup: OnlineLookup
     encoder: ReplyEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request whose rows are to be fetched, and what will answer it."""
+
+    served: Served
+    asked: Asked
+    reply_format: int
+
+    @property
+    def values(self) -> int:
+        """How many values the reply will have."""
+        return self.asked.rows * len(self.served.lookup.plan.outputs)
 
 
 class Moment:
@@ -79,6 +109,7 @@ class Engine:
         self._lock = threading.Lock()
         self._moment: Moment | None = None
         self._refused_revision: int | None = None
+        self._reader: AsyncReader
 
     def start(self) -> None:
         """Compile the plans of all services and test each; raises what would break real requests."""
@@ -104,16 +135,32 @@ class Engine:
         log.info("serving the definitions of revision %d", revision)
         return True
 
-    def lookup(self, message: bytes) -> bytes:
-        """Answer a GetOnlineFeaturesRequest."""
-        request = decode_lookup(message, self._limits)
+    @contextlib.asynccontextmanager
+    async def reading(self, timeout_s: float) -> AsyncIterator[None]:
+        """Connected to the store from this event loop, each service's path tested; `lookup` works meanwhile."""
+        self._reader = reader = Breaker(self._store.reader(timeout_s))
         try:
-            return self._answer(request)
+            await reader.connect()
+            await self._test_path()
+            yield
+        finally:
+            await reader.close()
+
+    async def lookup(self, message: bytes, threads: Executor | None = None) -> bytes:
+        """Answer a GetOnlineFeaturesRequest; a large one is worked on in `threads`."""
+        run: Run = _here
+        if threads is not None and len(message) > INLINE_BYTES_MAX:
+            run = partial(_in_thread, threads)
+        prepared = await run(self._prepare, message)
+        if threads is not None and prepared.values > INLINE_VALUES_MAX:
+            run = partial(_in_thread, threads)
+        try:
+            return await self._answer(prepared, run)
         except StoreError as error:
             # Perhaps a row of a schema that was applied after our plans were compiled: if so, compile and look again.
-            if error.retryable or not self.refresh():
+            if error.retryable or not await asyncio.to_thread(self.refresh):
                 raise
-            return self._answer(request)
+        return await self._answer(await run(self._prepare, message), run)
 
     def describe(self, message: bytes) -> bytes:
         """Answer a DescribeServiceRequest."""
@@ -121,10 +168,23 @@ class Engine:
         plan = moment.served(decode_describe(message, self._limits)).lookup.plan
         return encode_description(plan, moment.catalog.revision)
 
-    def _answer(self, request: LookupRequest) -> bytes:
+    def _prepare(self, message: bytes) -> Prepared:
+        request = decode_lookup(message, self._limits)
         served = self._serving.served(request.choice)
-        response = served.lookup.lookup(request.keys, request.request, request.max_age)
-        return served.encoder.encode(response, request.reply_format)
+        asked = served.lookup.prepare(request.keys, request.request, request.max_age)
+        return Prepared(served, asked, request.reply_format)
+
+    async def _test_path(self) -> None:
+        """A made-up request through the whole path of each service."""
+        for name in self._serving.catalog.services:
+            served = self._serving.served(FeatureChoice(service=name))
+            asked = served.lookup.probe()
+            fetched = await self._reader.fetch(asked.wanted)
+            served.encoder.encode(served.lookup.judged(asked, fetched.rows), pb.REPLY_FORMAT_COLUMNS)
+
+    async def _answer(self, prepared: Prepared, run: Run) -> bytes:
+        fetched = await self._reader.fetch(prepared.asked.wanted)
+        return await run(_finished, prepared, fetched.rows)
 
     @property
     def _serving(self) -> Moment:
@@ -140,3 +200,16 @@ class Engine:
 
     def _read_watermarks(self, catalog: Catalog) -> None:
         self._watermarks.refresh([ref for ref, view in catalog.views.items() if view.freshness is not None])
+
+
+def _finished(prepared: Prepared, rows: Sequence[pa.BinaryArray]) -> bytes:
+    response = prepared.served.lookup.finish(prepared.asked, rows)
+    return prepared.served.encoder.encode(response, prepared.reply_format)
+
+
+async def _here(work: Callable[..., Result], *arguments: Any) -> Result:
+    return work(*arguments)
+
+
+async def _in_thread(threads: Executor, work: Callable[..., Result], *arguments: Any) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)

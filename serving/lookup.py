@@ -21,7 +21,8 @@ from featurestore.clock import Clock, timedelta_us, to_us
 from featurestore.dtypes import Bool, Bytes, Date, DType, Int32, Int64, String
 from featurestore.errors import InputError, ServingError
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import encode_keys
+from featurestore.online.keys import bucket_of, bucket_of_hash, encode_keys, key_hash
+from featurestore.online.reading import Wanted
 from featurestore.online.row_codec import DecodedRows
 from featurestore.status import StaleReason, Status, row_statuses, stale_reasons
 from serving.inputs import common_length, key_columns, request_columns
@@ -30,22 +31,34 @@ from serving.response import OnlineResponse, ViewVerdicts
 from serving.watermarks import Watermarks
 
 
-class OnlineLookup:
-    """Answers requests for one service from the online store. Holds no state of its own."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request understood: `wanted` has an item for each view of the plan, whose rows `finish` is to be given."""
 
-    def __init__(self, plan: ServicePlan, store: OnlineStore, clock: Clock, watermarks: Watermarks) -> None:
+    rows: int
+    keys: Mapping[str, pa.Array]
+    request: Mapping[str, pa.Array]
+    max_age_us: int | None
+    distinct: Sequence[DistinctKeys]
+    wanted: Sequence[Wanted]
+
+
+class ServiceLookup:
+    """Requests for one service, before and after their rows are fetched. Pure: fetching is for others to do."""
+
+    def __init__(self, plan: ServicePlan, clock: Clock, watermarks: Watermarks) -> None:
         self.plan = plan
-        self._store, self._clock, self._watermarks = store, clock, watermarks
+        self._clock, self._watermarks = clock, watermarks
 
-    def lookup(
+    def prepare(
         self,
         keys: Mapping[str, pa.Array],
         request: Mapping[str, pa.Array] | None = None,
         max_age: timedelta | None = None,
-    ) -> OnlineResponse:
-        """The features of the entities in `keys`, with `request` columns appended; InputError names what is wrong.
+    ) -> Asked:
+        """What to fetch for the entities in `keys`; InputError names what is wrong.
 
-        Rows older than `max_age` are STALE. With `on_stale="fail"` any STALE row makes this a ServingError.
+        `request` columns are appended to the features. Rows older than `max_age` are STALE.
         """
         plan = self.plan
         if max_age is not None and max_age <= timedelta(0):
@@ -53,49 +66,59 @@ class OnlineLookup:
         by_name = key_columns(keys, plan.join_keys, plan.owner)
         extra = request_columns(request or {}, plan.request_fields, plan.owner)
         rows = common_length(by_name | extra, "join keys and request fields")
-        response = self._answer(rows, by_name, extra, max_age)
-        if response.degraded_rows and plan.service.on_stale == "fail":
+        return self._asked(rows, by_name, extra, None if max_age is None else timedelta_us(max_age))
+
+    def probe(self) -> Asked:
+        """A request for a made-up entity, whose request fields are null whatever their contracts say."""
+        keys = {name: probe(dtype) for name, dtype in self.plan.join_keys.items()}
+        request = {name: pa.nulls(1, arrow_type(field.dtype)) for name, field in self.plan.request_fields.items()}
+        return self._asked(1, keys, request, None)
+
+    def finish(self, asked: Asked, rows: Sequence[pa.BinaryArray]) -> OnlineResponse:
+        """The answer, from what is stored for each of `asked.wanted`; judged by the time at which this is called.
+
+        With `on_stale="fail"` any STALE row makes this a ServingError.
+        """
+        response = self.judged(asked, rows)
+        if response.degraded_rows and self.plan.service.on_stale == "fail":
             raise ServingError(_stale_message(response))
         return response
 
-    def self_test(self) -> OnlineResponse:
-        """Answer for a made-up entity, and decode one stored row of each view; raises what would break requests."""
-        keys = {name: probe(dtype) for name, dtype in self.plan.join_keys.items()}
-        request = {name: pa.nulls(1, arrow_type(field.dtype)) for name, field in self.plan.request_fields.items()}
-        for view in self.plan.views:
-            for _, stored in islice(self._store.scan(view.ref, 1), 1):
-                view.decoder.decode(stored)
-        return self._answer(1, keys, request, None)
-
-    def _answer(
-        self, rows: int, keys: Mapping[str, pa.Array], request: Mapping[str, pa.Array], max_age: timedelta | None
-    ) -> OnlineResponse:
+    def judged(self, asked: Asked, rows: Sequence[pa.BinaryArray]) -> OnlineResponse:
+        """The answer, whatever the service says about STALE rows."""
         now_us = to_us(self._clock.now())
-        max_age_us = None if max_age is None else timedelta_us(max_age)
-        distinct: dict[tuple[str, ...], DistinctKeys] = {}
         columns: list[Sequence[pa.Array]] = []
         verdicts = []
-        for view in self.plan.views:
-            if view.join_keys not in distinct:
-                distinct[view.join_keys] = DistinctKeys.of(keys, view)
-            asked = distinct[view.join_keys]
-            stored = asked.in_order(self._store.read(view.ref, asked.keys))
+        for view, distinct, found in zip(self.plan.views, asked.distinct, rows, strict=True):
+            stored = distinct.in_order(found)
             decoded = view.decoder.decode(stored)
-            verdict = self._verdict(view, decoded, now_us, max_age_us)
+            verdict = self._verdict(view, decoded, now_us, asked.max_age_us)
             verdicts.append(verdict)
             columns.append(self._shown(view, stored, decoded, verdict))
         return OnlineResponse(
             plan=self.plan,
-            keys=keys,
+            keys=asked.keys,
             columns=tuple(
-                columns[place[0]][place[1]] if place else request[output.name]
+                columns[place[0]][place[1]] if place else asked.request[output.name]
                 for output, place in zip(self.plan.outputs, self.plan.places, strict=True)
             ),
             views=tuple(verdicts),
-            rows=rows,
+            rows=asked.rows,
             served_at_us=now_us,
             degraded_rows=_degraded_rows(verdicts),
         )
+
+    def _asked(
+        self, rows: int, keys: Mapping[str, pa.Array], request: Mapping[str, pa.Array], max_age_us: int | None
+    ) -> Asked:
+        by_names: dict[tuple[str, ...], DistinctKeys] = {}
+        distinct: list[DistinctKeys] = []
+        for view in self.plan.views:
+            if view.join_keys not in by_names:
+                by_names[view.join_keys] = DistinctKeys.of(keys, view)
+            distinct.append(by_names[view.join_keys])
+        wanted = [Wanted(view.ref, own.keys, own.buckets) for view, own in zip(self.plan.views, distinct, strict=True)]
+        return Asked(rows, keys, request, max_age_us, distinct, wanted)
 
     def _verdict(self, view: ViewPlan, decoded: DecodedRows, now_us: int, max_age_us: int | None) -> ViewVerdicts:
         event_us = decoded.order.event_us
@@ -125,23 +148,53 @@ class OnlineLookup:
         return view.decoder.decode(pc.if_else(pa.array(hidden), pa.scalar(None, pa.binary()), stored)).columns
 
 
+class OnlineLookup(ServiceLookup):
+    """Answers requests for one service from an online store, on the spot: for commands and scripts."""
+
+    def __init__(self, plan: ServicePlan, store: OnlineStore, clock: Clock, watermarks: Watermarks) -> None:
+        super().__init__(plan, clock, watermarks)
+        self._store = store
+
+    def lookup(
+        self,
+        keys: Mapping[str, pa.Array],
+        request: Mapping[str, pa.Array] | None = None,
+        max_age: timedelta | None = None,
+    ) -> OnlineResponse:
+        """The features of the entities in `keys`, as `prepare` and `finish` say."""
+        asked = self.prepare(keys, request, max_age)
+        return self.finish(asked, self._read(asked))
+
+    def self_test(self) -> OnlineResponse:
+        """Answer for a made-up entity, and decode one stored row of each view; raises what would break requests."""
+        for view in self.plan.views:
+            for _, stored in islice(self._store.scan(view.ref, 1), 1):
+                view.decoder.decode(stored)
+        asked = self.probe()
+        return self.judged(asked, self._read(asked))
+
+    def _read(self, asked: Asked) -> list[pa.BinaryArray]:
+        return [self._store.read(wanted.ref, wanted.keys) for wanted in asked.wanted]
+
+
 @dataclass(frozen=True, slots=True)
 class DistinctKeys:
-    """The encoded keys of a request without repetitions, and the way back to the order of the request."""
+    """The encoded keys of a request without repetitions and nulls, their buckets, and the way back to its order."""
 
     keys: pa.BinaryArray
+    buckets: NDArray[np.uint16]
     indices: pa.Array | None
 
     @classmethod
     def of(cls, keys: Mapping[str, pa.Array], view: ViewPlan) -> DistinctKeys:
         """Encode the key columns of one view."""
         encoded = encode_keys([keys[name] for name in view.join_keys], view.key_types, view.join_keys)
-        if len(encoded) <= 1:
-            return cls(encoded, None)
+        hashes = key_hash(encoded)
+        # Different hashes have different keys; equal ones are looked at in full.
+        if encoded.null_count == 0 and len(set(hashes.tolist())) == len(encoded):
+            return cls(encoded, bucket_of_hash(hashes), None)
         dictionary = encoded.dictionary_encode()
-        if len(dictionary.dictionary) == len(encoded):
-            return cls(encoded, None)
-        return cls(dictionary.dictionary, dictionary.indices)
+        return cls(dictionary.dictionary, bucket_of(dictionary.dictionary), dictionary.indices)
 
     def in_order(self, rows: pa.BinaryArray) -> pa.BinaryArray:
         """What belongs to each row of the request, given what belongs to each of `keys`; null for a null key."""

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from featurestore.clock import Clock
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
+from serving.admission import Admission
 from serving.catalog import RegistryReader
 from serving.engine import Engine
 from serving.servicer import SERVICE, FeatureServing
@@ -42,7 +43,14 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 6566
+    #: One of several that share the port, under a supervisor that holds its stdin.
+    worker: bool = False
     limits: Limits = field(default_factory=Limits)
+    #: Requests at work at a time, and how many may wait; the next is turned away.
+    in_flight_max: int = 32
+    queue_max: int = 64
+    #: How long the store may take for one answer.
+    store_timeout_s: float = 1.0
     #: How often applies and publishes are looked for; a service asks for a new one within this time.
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
@@ -72,18 +80,24 @@ async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Call
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if options.worker:
+        loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options) as address:
         ready(address)
         await stop.wait()
+        if options.worker:
+            loop.remove_reader(sys.stdin.fileno())
         log.info("stopping: no new requests, running ones have %g s", options.drain_s)
 
 
 @contextlib.asynccontextmanager
 async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
-    with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads:
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options.limits))
-        server.add_generic_rpc_handlers((FeatureServing(engine, threads).handlers(),))
+    async with contextlib.AsyncExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
+        await stack.enter_async_context(engine.reading(options.store_timeout_s))
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options))
+        server.add_generic_rpc_handlers((_servicer(engine, threads, options).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
@@ -93,6 +107,11 @@ async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
         finally:
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
+
+
+def _servicer(engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions) -> FeatureServing:
+    admission = Admission(options.in_flight_max, options.queue_max)
+    return FeatureServing(engine, threads, admission, large=Admission(THREADS_MAX, options.queue_max))
 
 
 @contextlib.asynccontextmanager
@@ -142,12 +161,12 @@ def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
     return f"{host}:{port}"
 
 
-def _channel_options(limits: Limits) -> list[tuple[str, int]]:
+def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", limits.message_bytes_max),
-        ("grpc.max_send_message_length", limits.message_bytes_max),
-        # Two servers on one port must be a mistake until one process starts several workers on purpose.
-        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", options.limits.message_bytes_max),
+        ("grpc.max_send_message_length", options.limits.message_bytes_max),
+        # Two servers on one port are a mistake, unless they are workers.
+        ("grpc.so_reuseport", int(options.worker)),
     ]
 
 

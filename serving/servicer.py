@@ -1,4 +1,4 @@
-"""The gRPC methods: deadline, thread or no thread, bytes to the engine and back. No rules live here.
+"""The gRPC methods: deadlines, bytes to the engine and back. No rules live here.
 
 Messages pass as bytes and are parsed by the engine, so that malformed ones are refused by our table of codes.
 """
@@ -6,28 +6,26 @@ Messages pass as bytes and are parsed by the engine, so that malformed ones are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 import grpc
 import grpc.aio
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.engine import Engine
+from serving.admission import Admission
+from serving.engine import INLINE_BYTES_MAX, Engine
 from serving.status_codes import Context
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
-
-#: Requests up to this size (some 1,000 keys) are answered on the event loop: a thread costs each about 0.1 ms, and
-#: the interpreter runs one of them at a time anyway. Larger ones would keep health checks waiting.
-INLINE_BYTES_MAX = 16 << 10
 
 
 class FeatureServing:
     """The methods of featurestore.serving.v1.FeatureServing."""
 
-    def __init__(self, engine: Engine, threads: Executor) -> None:
+    def __init__(self, engine: Engine, threads: Executor, admission: Admission, large: Admission) -> None:
         self._engine, self._threads = engine, threads
+        # Large requests have room of their own, so that they never take all of it.
+        self._admission, self._large = admission, large
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -38,18 +36,23 @@ class FeatureServing:
 
     async def get_online_features(self, message: bytes, context: Context) -> bytes:
         """GetOnlineFeatures."""
-        return await self._within_deadline(self._engine.lookup, message, context)
+        admission = self._large if len(message) > INLINE_BYTES_MAX else self._admission
+        async with asyncio.timeout(_remaining_s(context)):
+            entered = await admission.enter()
+            try:
+                return await self._engine.lookup(message, self._threads)
+            finally:
+                admission.leave(entered)
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
-        return await self._within_deadline(self._engine.describe, message, context)
+        async with asyncio.timeout(_remaining_s(context)):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.describe, message)
 
-    async def _within_deadline(self, answer: Callable[[bytes], bytes], message: bytes, context: Context) -> bytes:
-        """The answer; TimeoutError once the caller has given up."""
-        remaining_s = context.time_remaining()
-        if remaining_s is not None and remaining_s <= 0:
-            raise TimeoutError
-        if len(message) <= INLINE_BYTES_MAX:
-            return answer(message)
-        async with asyncio.timeout(remaining_s):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message)
+
+def _remaining_s(context: Context) -> float | None:
+    """How long the caller will wait, None for ever; TimeoutError once it has given up."""
+    remaining_s: float | None = context.time_remaining()
+    if remaining_s is not None and remaining_s <= 0:
+        raise TimeoutError
+    return remaining_s

@@ -26,12 +26,15 @@ from featurestore.errors import (
     StoreFull,
     StoreUnreachable,
 )
+from serving.admission import Overloaded
 
 log = logging.getLogger(__name__)
 
 #: gRPC sends messages in a header, percent-encoded; 8 KiB is all that peers accept of headers.
 MESSAGE_CHARS_MAX = 1_000
 REQUEST_ID = "x-request-id"
+#: Trailing metadata of a request that was turned away: when to come back, in milliseconds.
+RETRY_AFTER = "retry-after-ms"
 #: A caller's request id longer than this is cut: it ends up in logs and headers.
 REQUEST_ID_CHARS_MAX = 64
 
@@ -39,6 +42,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
     ContractViolation: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ServingError: grpc.StatusCode.FAILED_PRECONDITION,
     StoreUnreachable: grpc.StatusCode.UNAVAILABLE,
     StoreBusy: grpc.StatusCode.UNAVAILABLE,
@@ -100,7 +104,10 @@ async def _report(error: Exception, method: str, context: Context) -> None:
     else:
         log.info("request %s: %s refused with %s: %s", request_id, method, code.name, error)
         message = str(error) or "the deadline passed before the answer was there"
-    await context.abort(code, message[:MESSAGE_CHARS_MAX], ((REQUEST_ID, request_id),))
+    trailing = [(REQUEST_ID, request_id)]
+    if isinstance(error, Overloaded):
+        trailing.append((RETRY_AFTER, str(error.retry_after_ms)))
+    await context.abort(code, message[:MESSAGE_CHARS_MAX], tuple(trailing))
 
 
 def request_id_of(context: Context) -> str:

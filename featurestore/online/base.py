@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.online.keys import BUCKETS
+from featurestore.online.reading import AsyncReader
 
 ALL_BUCKETS = range(BUCKETS)
 
@@ -62,6 +63,10 @@ class OnlineStore(Protocol):
 
     def evictions(self) -> int:
         """How many rows the store says it gave up for want of memory, of any project; 0 where it never does."""
+        ...
+
+    def reader(self, timeout_s: float) -> AsyncReader:
+        """What reads the same rows from an event loop; the store stays open meanwhile."""
         ...
 
     def close(self) -> None:

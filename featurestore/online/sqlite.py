@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from featurestore.online import sqlite_statements as sql
 from featurestore.online.base import ALL_BUCKETS
 from featurestore.online.keys import KEY_BYTES_MAX, bucket_of
 from featurestore.online.row_layout import ORDER_KEY_BYTES
+from featurestore.online.sqlite_reader import SqliteReader
 
 FORMAT_VERSION = 1
 #: "fson" in the file's header: another program's database is never written to.
@@ -136,6 +138,10 @@ class SqliteOnlineStore:
     def evictions(self) -> int:
         """0: SQLite keeps every row."""
         return 0
+
+    def reader(self, timeout_s: float) -> SqliteReader:
+        """Reads from an event loop, over connections of its own; a locked file is waited for so long."""
+        return SqliteReader(partial(SqliteOnlineStore, self._path, self._project, busy_timeout_s=0), timeout_s)
 
     def close(self) -> None:
         """Close every connection; no other call may be under way."""

@@ -5,6 +5,7 @@ One server holds every bucket; in a Cluster the tag `{b}` of a bucket's key says
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,14 @@ from redis.retry import Retry
 
 from featurestore.errors import ConfigError, StoreError
 from featurestore.online.keys import BUCKETS
-from featurestore.online.redis import faults
+from featurestore.online.redis import faults, protocol
+from featurestore.online.redis.link import Endpoint
 from featurestore.online.redis.scripts import SCRIPTS
 
 VERSION_MIN = 7
 FORMAT_VERSION = 1
+#: Where a server listens whose address says no port.
+PORT = 6379
 #: Waits between tries grow from here to there, each cut by chance.
 BACKOFF_S, BACKOFF_S_MAX = 0.05, 1.0
 
@@ -58,7 +62,7 @@ class RedisServers:
     """
 
     def __init__(self, address: RedisAddress, project: str) -> None:
-        parts = _checked_url(address)
+        self._parts = parts = _checked_url(address)
         self.where = f"online store {parts.scheme}://{parts.netloc}{parts.path}"
         self.clustered = address.cluster
         self._address, self._project = address, project
@@ -99,6 +103,34 @@ class RedisServers:
         if known is None:
             raise redis.exceptions.ConnectionError(f"{node[0]}:{node[1]} is not known to the cluster")
         return self._client.get_redis_connection(known).connection_pool
+
+    def owners(self) -> list[tuple[str, int]]:
+        """Host and port of the server that holds each bucket."""
+        if not isinstance(self._client, RedisCluster):
+            return [(self._parts.hostname or "", self._parts.port or PORT)] * BUCKETS
+        nodes = self._client.nodes_manager
+        found = (nodes.get_node_from_slot(key_slot(bucket_tag(bucket))) for bucket in range(BUCKETS))
+        return [(node.host, node.port) for node in found]
+
+    def endpoint(self, host: str, port: int) -> Endpoint:
+        """How a link reaches one of the servers."""
+        address, greeting = self._address, []
+        if address.password is not None:
+            user = () if address.username is None else (address.username.encode(),)
+            greeting.append(protocol.command(b"AUTH", *user, address.password.encode()))
+        if database := self._parts.path.strip("/"):
+            greeting.append(protocol.command(b"SELECT", database.encode()))
+        greeting.append(protocol.command(b"GET", self._format_key.encode()))  # says whether it answers us
+        return Endpoint(host=host, port=port, tls=self._tls(), greeting=greeting)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        address = self._address
+        if not address.url.startswith("rediss:"):
+            return None
+        context = ssl.create_default_context(cafile=address.tls_ca)
+        if address.tls_cert is not None:
+            context.load_cert_chain(address.tls_cert, address.tls_key)
+        return context
 
     def find_again(self) -> None:
         """Ask a Cluster anew who holds what."""
@@ -177,9 +209,13 @@ class RedisServers:
             "the policy to noeviction, or allow_eviction = true in [online] to live with missing rows"
         )
 
+    @property
+    def _format_key(self) -> str:
+        return f"fs:{self._project}:format"
+
     def _check_format(self) -> None:
         """A layout of another version has other keys: without this its rows would just not be found."""
-        key = f"fs:{self._project}:format"
+        key = self._format_key
         found = self._client.get(key)
         if found is None:
             self._client.set(key, FORMAT_VERSION, nx=True)

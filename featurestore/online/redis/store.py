@@ -19,6 +19,7 @@ from featurestore.online.base import ALL_BUCKETS
 from featurestore.online.keys import BUCKETS, bucket_of, bucket_of_hash, key_hash
 from featurestore.online.redis import protocol, scripts
 from featurestore.online.redis.exchange import Call, run
+from featurestore.online.redis.reader import RedisReader
 from featurestore.online.redis.scripts import KEYS_MAX, Script
 from featurestore.online.redis.servers import RedisAddress, RedisServers, bucket_tag
 from featurestore.online.row_layout import ORDER_KEY_BYTES
@@ -108,6 +109,10 @@ class RedisOnlineStore:
     def evictions(self) -> int:
         """How many keys the servers gave up for want of memory, of whatever program."""
         return self._servers.evictions()
+
+    def reader(self, timeout_s: float) -> RedisReader:
+        """Reads from an event loop, over connections of its own; each answer is waited for so long."""
+        return RedisReader(self._servers, self._project, timeout_s)
 
     def close(self) -> None:
         """Close every connection; no other call may be under way."""

@@ -14,7 +14,7 @@ from featurestore import Status
 from featurestore.arrow_types import arrow_type
 from featurestore_client import FeatureClient, RequestFailed, ViewDescription
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.servicer import INLINE_BYTES_MAX
+from serving.engine import INLINE_BYTES_MAX
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import Awaited, raw_call, server
 from tests.unit.serving.world import (

@@ -17,7 +17,7 @@ from featurestore_client import FeatureClient, RequestFailed
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.server import ServeOptions
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server
+from tests.unit.serving.running import raw_call, server
 from tests.unit.serving.world import (
     DEFINITIONS,
     HOUR_US,
@@ -122,4 +122,5 @@ def test_definitions_that_fail_their_test_leave_the_old_ones_serving(backend: Ba
     assert engine.refresh() is False, "the same definitions are not tried again"
     request = pb.GetOnlineFeaturesRequest(service="all_types")
     request.keys.append(pb.Column(name="id", type=pb.DataType(kind=pb.TYPE_KIND_INT64), rows=1, values=bytes(8)))
-    assert pb.GetOnlineFeaturesResponse.FromString(engine.lookup(request.SerializeToString())).rows == 1
+    with server(engine) as running:
+        assert pb.GetOnlineFeaturesResponse.FromString(raw_call(running.target, request.SerializeToString())).rows == 1

@@ -1,0 +1,55 @@
+"""What a serving process reads an online store with: many requests at a time, none waiting for another one's answer.
+
+A reader belongs to one event loop. It has no deadlines of its own making: who asks gives up by cancelling, and the
+answer that comes later is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+class Wanted(NamedTuple):
+    """Rows of one view to fetch: encoded keys, none null, and the bucket of each."""
+
+    ref: str
+    keys: pa.BinaryArray
+    buckets: NDArray[np.uint16]
+
+
+class WantedTokens(NamedTuple):
+    """Tokens of one view to fetch."""
+
+    ref: str
+    buckets: NDArray[np.uint16]
+
+
+class Fetched(NamedTuple):
+    """Aligned with what was wanted: rows, null where nothing is stored, and tokens."""
+
+    rows: list[pa.BinaryArray]
+    tokens: list[NDArray[np.int64]]
+
+
+class AsyncReader(Protocol):
+    """Reads rows and tokens, all that one request wants in one exchange with the store."""
+
+    async def connect(self) -> None:
+        """Get ready; raises what a store raises when it is made. Comes first, and once."""
+        ...
+
+    async def fetch(self, wanted: Sequence[Wanted], tokens: Sequence[WantedTokens] = ()) -> Fetched:
+        """The rows and tokens. Every token is read before any row, so that a row is at least as new as its token.
+
+        StoreUnreachable or StoreBusy, soon, when the store does not answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go; requests under way fail."""
+        ...

@@ -1,0 +1,88 @@
+"""How many requests are worked on, how many may wait, and who is turned away: at once, before any work is done.
+
+An event loop that takes all that comes serves everybody late. A bounded one serves those it takes in time, and tells
+the others when to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from featurestore.errors import ServingError
+
+#: Weight of the newest request in the mean time that one takes.
+_NEWEST = 0.05
+
+
+class Overloaded(ServingError):
+    """Too many requests are under way; the same one may succeed `retry_after_ms` later."""
+
+    retryable = True
+
+    def __init__(self, at_work: int, waiting: int, retry_after_ms: int) -> None:
+        self.retry_after_ms = retry_after_ms
+        super().__init__(
+            f"the server has {at_work} requests at work and {waiting} waiting; try again in {retry_after_ms} ms, ask "
+            "another worker, or give this one more room (serving.in_flight_max, serving.queue_max)"
+        )
+
+
+class Admission:
+    """At most `in_flight_max` tasks are inside, and `queue_max` wait to come in, first come first.
+
+    `enter` raises Overloaded when the queue is full. Who is cancelled while waiting leaves the queue.
+    """
+
+    def __init__(self, in_flight_max: int, queue_max: int) -> None:
+        self._in_flight_max, self._queue_max = in_flight_max, queue_max
+        self.in_flight = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._mean_s = 0.001
+        #: How many were turned away.
+        self.shed = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    async def enter(self) -> float:
+        """Come in, now or when it is one's turn; returns what `leave` is to be given."""
+        loop = asyncio.get_running_loop()
+        if self.in_flight < self._in_flight_max:
+            self.in_flight += 1
+            return loop.time()
+        if len(self._queue) >= self._queue_max:
+            self.shed += 1
+            raise Overloaded(self.in_flight, len(self._queue), self._retry_after_ms())
+        turn: asyncio.Future[None] = loop.create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                if turn in self._queue:
+                    self._queue.remove(turn)
+            else:
+                self._pass_on()  # it was our turn already
+            raise
+        return loop.time()
+
+    def leave(self, entered: float) -> None:
+        """Go; the first who waits comes in instead."""
+        self._mean_s += _NEWEST * (asyncio.get_running_loop().time() - entered - self._mean_s)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.in_flight -= 1
+
+    def _retry_after_ms(self) -> int:
+        """When those who are here will have gone, at the pace of late."""
+        ahead = self.in_flight + len(self._queue)
+        return max(1, round(1e3 * self._mean_s * ahead / self._in_flight_max))

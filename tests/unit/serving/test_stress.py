@@ -1,0 +1,197 @@
+"""A server whose store is killed, paused or flushed, and one that is asked too much: every call ends, as it should."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+
+from featurestore import Status
+from featurestore.online.redis import RedisAddress, RedisOnlineStore
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client.columns import encode_column
+from serving.breaker import FAILURES_MAX
+from serving.engine import INLINE_BYTES_MAX
+from serving.server import THREADS_MAX, ServeOptions
+from serving.servicer import SERVICE
+from tests.fix_redis import RedisProcess
+from tests.unit.serving.conftest import Backend
+from tests.unit.serving.running import server
+from tests.unit.serving.world import World, weather
+
+UNAVAILABLE, EXHAUSTED, LATE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+#: How much later than its deadline a call may end on a busy machine.
+SLACK_S = 3.0
+RECOVERY_S = 30.0
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisProcess]:
+    with RedisProcess(tmp_path / "redis") as process:
+        yield process
+
+
+@pytest.fixture
+def backend(tmp_path: Path, redis_server: RedisProcess) -> Iterator[Backend]:
+    """The world's weather, in a Redis of the test's own."""
+    store = RedisOnlineStore("test", RedisAddress(url=redis_server.url, timeout_s=1.0))
+    made = Backend(tmp_path, World(store))
+    fill(made)
+    yield made
+    made.registry.close()
+    store.close()
+
+
+def fill(backend: Backend) -> None:
+    backend.world.put(weather, {"origin": ["JFK"]}, {"temp": [1.5], "wind": [0.1], "sky": ["clear"]})
+
+
+class Caller:
+    """Raw calls to one server, each with a deadline, none repeated."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.insecure_channel(target)
+        self._method = self._channel.unary_unary(f"/{SERVICE}/GetOnlineFeatures")
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def begin(self, timeout_s: float, others: int = 0) -> grpc.Future:
+        """Ask for JFK, and for so many airports that are nowhere."""
+        request = pb.GetOnlineFeaturesRequest(service="airport_now")
+        request.keys.append(encode_column("origin", ["JFK", *["an airport without a name"] * others]))
+        message = request.SerializeToString()
+        assert (len(message) > INLINE_BYTES_MAX) is (others > 0), "a request of the kind that the test means"
+        return self._method.future(message, timeout=timeout_s)
+
+    def status(self, timeout_s: float = 5.0) -> int:
+        """The status of the one row."""
+        return pb.GetOnlineFeaturesResponse.FromString(self.begin(timeout_s).result()).views[0].statuses[0]
+
+    def refusal(self, timeout_s: float) -> grpc.StatusCode:
+        """Why a call fails, by its deadline."""
+        started = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            self.begin(timeout_s).result()
+        assert time.monotonic() - started < timeout_s + SLACK_S
+        code: grpc.StatusCode = caught.value.code()
+        if code is UNAVAILABLE:
+            assert "check that it runs" in caught.value.details()
+        return code
+
+    def answers_again(self) -> int:
+        """The status of the one row, once calls succeed."""
+        deadline = time.monotonic() + RECOVERY_S
+        while True:
+            call = self.begin(5.0)
+            if call.exception() is None:
+                return pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0]
+            assert call.code() in (UNAVAILABLE, LATE)
+            assert time.monotonic() < deadline, "it did not recover"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def caller(backend: Backend) -> Iterator[Caller]:
+    options = ServeOptions(port=0, poll_s=0.2, drain_s=2.0, store_timeout_s=0.5)
+    with server(backend.engine(), options) as running, Caller(running.target) as made:
+        assert made.status() == Status.PRESENT
+        yield made
+
+
+def test_a_killed_store_makes_calls_unavailable_until_it_is_back(
+    redis_server: RedisProcess, caller: Caller, backend: Backend
+) -> None:
+    redis_server.kill()
+    assert {caller.refusal(2.0) for _ in range(3 * FAILURES_MAX)} == {UNAVAILABLE}
+
+    redis_server.start()
+    assert caller.answers_again() == Status.NOT_FOUND, "the new server is empty"
+    fill(backend)
+    assert caller.status() == Status.PRESENT
+
+
+def test_a_paused_store_lets_calls_end_by_their_deadline_and_soon_at_once(
+    redis_server: RedisProcess, caller: Caller
+) -> None:
+    redis_server.pause()
+    assert caller.refusal(0.2) is LATE
+    assert {caller.refusal(2.0) for _ in range(2 * FAILURES_MAX)} == {UNAVAILABLE}
+
+    redis_server.resume()
+    assert caller.answers_again() == Status.PRESENT
+
+
+def test_a_flushed_store_has_no_rows_until_they_are_written_again(
+    redis_server: RedisProcess, caller: Caller, backend: Backend
+) -> None:
+    redis_server.client.flushall()
+    assert caller.status() == Status.NOT_FOUND
+
+    fill(backend)
+    assert caller.status() == Status.PRESENT
+
+
+# ---------------------------------------------------------------- too much asked
+
+
+def small(caller: Caller) -> grpc.Future:
+    return caller.begin(30.0)
+
+
+def large(caller: Caller) -> grpc.Future:
+    return caller.begin(30.0, others=1_000)
+
+
+@pytest.mark.parametrize(("ask", "room"), [(small, 2), (large, THREADS_MAX)])
+def test_who_comes_when_all_is_full_is_told_at_once_when_to_come_back(
+    redis_server: RedisProcess, backend: Backend, ask: Callable[[Caller], grpc.Future], room: int
+) -> None:
+    """Requests wait for the paused store; `room` are at work, one waits, the next is turned away. The other kind is
+    not touched by it."""
+    options = ServeOptions(port=0, drain_s=2.0, store_timeout_s=60.0, in_flight_max=2, queue_max=1)
+    with ExitStack() as stack:
+        running = stack.enter_context(server(backend.engine(), options))
+        caller = stack.enter_context(Caller(running.target))
+        assert caller.status() == Status.PRESENT
+        redis_server.pause()
+        stack.callback(redis_server.resume)
+
+        admitted = [ask(caller) for _ in range(room + 1)]
+        time.sleep(0.5)
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(caller).result()
+        other = (large if ask is small else small)(caller)
+        redis_server.resume()
+
+        assert refused.value.code() is EXHAUSTED
+        assert int(dict(refused.value.trailing_metadata())["retry-after-ms"]) > 0
+        for call in [*admitted, other]:
+            assert pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0] == Status.PRESENT
+
+
+def test_a_call_whose_deadline_passes_in_the_queue_leaves_its_place(
+    redis_server: RedisProcess, backend: Backend
+) -> None:
+    options = ServeOptions(port=0, drain_s=2.0, store_timeout_s=60.0, in_flight_max=1, queue_max=1)
+    with server(backend.engine(), options) as running, Caller(running.target) as caller:
+        assert caller.status() == Status.PRESENT
+        redis_server.pause()
+        first = caller.begin(30.0)
+        assert caller.refusal(0.3) is LATE
+        second = caller.begin(30.0)
+        redis_server.resume()
+
+        for call in (first, second):
+            assert pb.GetOnlineFeaturesResponse.FromString(call.result()).rows == 1
