@@ -18,6 +18,7 @@ from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
 if TYPE_CHECKING:
+    from featurestore.freshness import ViewFreshness
     from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
@@ -124,6 +125,7 @@ class FeatureStore:
         progress: Callable[[str, str, int], None] | None = None,
     ) -> RunOutcome:
         """A materialization run over `views` (names or refs; all when None). Its outcome holds each view's error."""
+        from featurestore.freshness_webhook import check_freshness
         from materialization.job import Materializer
 
         self.repository.finish_interrupted_apply()
@@ -140,7 +142,10 @@ class FeatureStore:
             progress=progress or _silent,
             parallel=settings.materialization.parallel_views,
         )
-        return materializer.run(self._chosen(views), request)
+        outcome = materializer.run(self._chosen(views), request)
+        if request.publish:
+            check_freshness(repository)
+        return outcome
 
     # ------------------------------------------------------------------ retrieval
 
@@ -269,6 +274,21 @@ class FeatureStore:
             ).verify(repository.state.publish_state(view.ref), now_us)
             for view in chosen.values()
         ]
+
+    def freshness(self, service: str | None = None, *, views: Sequence[str] | None = None) -> list[ViewFreshness]:
+        """How old the published data is against what is promised: of a service's views, of those named, or of all."""
+        from featurestore.freshness import freshness_of
+        from featurestore.outputs import pinned_views
+
+        repository = self.repository
+        repository.finish_interrupted_apply()
+        registry = repository.registry
+        if service is not None and views is not None:
+            raise InputError("name a feature service, or views; one of the two")
+        chosen = self._chosen(views)
+        if service is not None:
+            chosen = list(pinned_views(registry.service(service), registry.views()).values())
+        return freshness_of(chosen, repository.state, to_us(repository.clock.now()))
 
     # ------------------------------------------------------------------ inside
 

@@ -186,6 +186,14 @@ class FeatureClient:
         reply: pb.DescribeServiceResponse = self._call(self._stub.DescribeService, asked, timeout_s)
         return reply
 
+    def get_freshness(
+        self, service: str = "", *, views: Sequence[str] = (), timeout_s: float | None = None
+    ) -> pb.GetFreshnessResponse:
+        """How old the published data is against what is promised: of a service's views, of those named, or of all."""
+        asked = pb.GetFreshnessRequest(service=service, views=views)
+        reply: pb.GetFreshnessResponse = self._call(self._stub.GetFreshness, asked, timeout_s)
+        return reply
+
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()

@@ -12,11 +12,12 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
-from featurestore.clock import Clock
+from featurestore.clock import Clock, to_us
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.catalog import Catalog, RegistryReader
+from serving.freshness import answer_freshness
 from serving.lookup import OnlineLookup
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
@@ -74,6 +75,7 @@ class Engine:
         self, registry: RegistryReader, states: PublishStates, store: OnlineStore, clock: Clock, limits: Limits
     ) -> None:
         self._registry, self._store, self._clock, self._limits = registry, store, clock, limits
+        self._states = states
         # `refresh` reads the watermarks, so that no request waits for the state store.
         self._watermarks = PublishedWatermarks(states, refresh_s=math.inf)
         self._lock = threading.Lock()
@@ -120,6 +122,10 @@ class Engine:
         moment = self._serving
         plan = moment.served(decode_describe(message, self._limits)).lookup.plan
         return encode_description(plan, moment.catalog.revision)
+
+    def freshness(self, message: bytes) -> bytes:
+        """Answer a GetFreshnessRequest; reads the state store, so it may wait."""
+        return answer_freshness(message, self._serving.catalog, self._states, to_us(self._clock.now()))
 
     def _answer(self, request: LookupRequest) -> bytes:
         served = self._serving.served(request.choice)

@@ -31,7 +31,11 @@ class FeatureServing:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
-        methods = {"GetOnlineFeatures": self.get_online_features, "DescribeService": self.describe_service}
+        methods = {
+            "GetOnlineFeatures": self.get_online_features,
+            "DescribeService": self.describe_service,
+            "GetFreshness": self.get_freshness,
+        }
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -44,12 +48,22 @@ class FeatureServing:
         """DescribeService."""
         return await self._within_deadline(self._engine.describe, message, context)
 
-    async def _within_deadline(self, answer: Callable[[bytes], bytes], message: bytes, context: Context) -> bytes:
+    async def get_freshness(self, message: bytes, context: Context) -> bytes:
+        """GetFreshness."""
+        return await self._within_deadline(self._engine.freshness, message, context, inline_bytes_max=-1)
+
+    async def _within_deadline(
+        self,
+        answer: Callable[[bytes], bytes],
+        message: bytes,
+        context: Context,
+        inline_bytes_max: int = INLINE_BYTES_MAX,
+    ) -> bytes:
         """The answer; TimeoutError once the caller has given up."""
         remaining_s = context.time_remaining()
         if remaining_s is not None and remaining_s <= 0:
             raise TimeoutError
-        if len(message) <= INLINE_BYTES_MAX:
+        if len(message) <= inline_bytes_max:
             return answer(message)
         async with asyncio.timeout(remaining_s):
             return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message)
