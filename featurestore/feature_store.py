@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
+    from featurestore.parity.served import ServedParity
     from featurestore.registry.apply import ApplyResult
     from featurestore.registry.plan import Plan
+    from featurestore.served_log import ReadLog
     from materialization.job import Request, RunOutcome
     from serving.response import OnlineResponse
 
@@ -274,6 +276,29 @@ class FeatureStore:
             ).verify(repository.state.publish_state(view.ref), now_us)
             for view in chosen.values()
         ]
+
+    def verify_served(self, path: str | Path, service: str | None = None) -> tuple[list[ServedParity], ReadLog]:
+        """Recompute from history what a served log (a file, or a folder of them) says that clients received.
+
+        `service`: only the records of this service. The second part tells what the log lacks.
+        """
+        from featurestore.parity.served import ServedVerifier, verify_records
+        from featurestore.served_log import ReadLog, read_served_log, records_of
+
+        self.repository.finish_interrupted_apply()
+        repository = self.repository
+        verifiers = {
+            ref: ServedVerifier(
+                project=repository.registry.project,
+                view=view,
+                offline=repository.offline,
+                log=self._publish_log(ref),
+            )
+            for ref, view in repository.registry.views().items()
+        }
+        read = ReadLog()
+        records = records_of(read_served_log(Path(path), read), service)
+        return verify_records(records, verifiers, repository.settings.materialization.batch_rows), read
 
     def freshness(self, service: str | None = None, *, views: Sequence[str] | None = None) -> list[ViewFreshness]:
         """How old the published data is against what is promised: of a service's views, of those named, or of all."""

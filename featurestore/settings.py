@@ -209,6 +209,19 @@ def _require_address(url: str) -> None:
         raise ValueError("a user name or password in the address is not sent; sign with freshness.webhook_secret")
 
 
+class ServedLogSettings(_Section):
+    """What is recorded of replies, for `verify --served`."""
+
+    #: Folder of the files, one a worker at a time; None: nothing is recorded.
+    path: Path | None = None
+    #: Which share of the reply rows: those whose keys hash below it, so the same entities every time.
+    sample: float = Setting(default=0.01, gt=0, le=1)
+    #: Most bytes of the folder; the oldest files are removed.
+    max_bytes: int = Setting(default=1 << 30, ge=1 << 20)
+    #: Reply rows that may wait to be written; more are dropped, and counted in the log.
+    queue_rows: _Positive = 50_000
+
+
 class Settings(_Section):
     """All settings of one repository, paths made absolute."""
 
@@ -222,6 +235,7 @@ class Settings(_Section):
     serving: ServingSettings = ServingSettings()
     materialization: MaterializationSettings = MaterializationSettings()
     freshness: FreshnessSettings = FreshnessSettings()
+    served_log: ServedLogSettings = ServedLogSettings()
 
 
 SECTIONS: dict[str, type[_Section]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.catalog import Catalog, RegistryReader
 from serving.freshness import answer_freshness
 from serving.lookup import OnlineLookup
+from serving.response import OnlineResponse
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
     FeatureChoice,
@@ -76,6 +78,8 @@ class Engine:
     ) -> None:
         self._registry, self._store, self._clock, self._limits = registry, store, clock, limits
         self._states = states
+        #: Is given every reply that a client gets; must not wait, nor raise.
+        self.record: Callable[[OnlineResponse], None] | None = None
         # `refresh` reads the watermarks, so that no request waits for the state store.
         self._watermarks = PublishedWatermarks(states, refresh_s=math.inf)
         self._lock = threading.Lock()
@@ -130,7 +134,10 @@ class Engine:
     def _answer(self, request: LookupRequest) -> bytes:
         served = self._serving.served(request.choice)
         response = served.lookup.lookup(request.keys, request.request, request.max_age)
-        return served.encoder.encode(response, request.reply_format)
+        reply = served.encoder.encode(response, request.reply_format)
+        if self.record is not None:
+            self.record(response)
+        return reply
 
     @property
     def _serving(self) -> Moment:

@@ -25,6 +25,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from serving.catalog import RegistryReader
 from serving.engine import Engine
+from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
 from serving.watermarks import PublishStates
@@ -47,6 +48,8 @@ class ServeOptions:
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
     drain_s: float = 30.0
+    #: What is recorded of replies; None: nothing.
+    served_log: ServedLogOptions | None = None
 
 
 def run(
@@ -81,7 +84,10 @@ async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Call
 @contextlib.asynccontextmanager
 async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
-    with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads:
+    with (
+        recording(options.served_log) as engine.record,
+        ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads,
+    ):
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options.limits))
         server.add_generic_rpc_handlers((FeatureServing(engine, threads).handlers(),))
         vitals = await _add_health_and_reflection(server)

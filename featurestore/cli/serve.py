@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, context: Context) -> int:
     """0 after a stop was asked for and running requests are finished."""
     from featurestore.freshness_webhook import watching_freshness
+    from serving.served_log import ServedLogOptions
     from serving.server import ServeOptions
     from serving.server import run as serve
     from serving.wire import Limits
@@ -33,11 +34,17 @@ def run(args: argparse.Namespace, context: Context) -> int:
     with context.repository() as repository:
         repository.finish_interrupted_apply()
         settings = repository.settings.serving
+        log = repository.settings.served_log
         options = ServeOptions(
             host=args.host or settings.host,
             port=settings.port if args.port is None else args.port,
             limits=Limits(rows_max=settings.max_keys),
             drain_s=settings.drain_s,
+            served_log=None
+            if log.path is None
+            else ServedLogOptions(
+                folder=log.path, sample=log.sample, max_bytes=log.max_bytes, queue_rows=log.queue_rows
+            ),
         )
         with watching_freshness(repository):
             serve(repository.registry, repository.state, repository.online, repository.clock, options, ready)
