@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,18 +130,50 @@ def test_rows_beyond_the_queue_are_dropped_and_counted(full: World, tmp_path: Pa
     assert read.dropped == 12
 
 
-def test_a_log_that_cannot_be_written_keeps_no_request_waiting(full: World, tmp_path: Path) -> None:
+def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.01)
+
+
+def test_a_log_that_cannot_be_written_keeps_no_request_waiting(
+    full: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "log"
     log = ServedLog(options(folder))
     shutil.rmtree(folder)
     log.record(departing(full, ["JFK"], [1]))
-    log._flush()
-    log.record(departing(full, ["LGA"], [1]))
+    until(lambda: "the served log cannot be written" in caplog.text)
     folder.mkdir()
+    log.record(departing(full, ["LGA"], [1]))
     log.close()
     read = ReadLog()
     assert read_all(folder, read).column("reply").to_pylist() == [0, 0]
     assert read.dropped == 1
+
+
+def test_a_file_that_cannot_grow_loses_a_batch_that_is_counted(full: World, tmp_path: Path) -> None:
+    """The kernel refuses bytes past a limit, in the middle of a batch, as a full disk does."""
+    folder = tmp_path / "log"
+    origins, numbers = [f"A{number}" for number in range(100)], list(range(100))
+    log = ServedLog(options(folder))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        for _ in range(20):
+            log.record(departing(full, list(origins), numbers))
+            log._wake.set()
+            until(lambda: not log._waiting)
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    read = ReadLog()
+    records = read_all(folder, read)
+    assert read.files > 1
+    assert read.cut == read.files - 1
+    assert read.dropped > 0
+    assert records.num_rows // 2 + read.dropped == 2_000, "each reply row is in the log, or counted"
 
 
 def test_a_folder_that_cannot_be_made_is_refused_at_the_start(tmp_path: Path) -> None:
