@@ -31,7 +31,7 @@ from featurestore.online.order_keys import OrderKeys
 from featurestore.parity.report import CODEC, DEFINITION, FOREIGN, LOST
 from featurestore.parity.rows import order_sides
 from featurestore.served_log import SEPARATOR, part_digests
-from featurestore.status import Status, row_statuses
+from featurestore.status import StaleReason, Status, row_statuses
 
 Mask = NDArray[np.bool_]
 
@@ -97,6 +97,8 @@ class Records:
 
     keys: pa.BinaryArray
     statuses: NDArray[np.uint8]
+    #: Served from a cache whose link to the store was lost, and said so: it may be older than what was published.
+    unconfirmed: Mask
     served: Answer
     digests: pa.Array
     spine: Spine
@@ -110,7 +112,9 @@ class Records:
         order = OrderKeys(times[EVENT], times[CREATED], _numbers(columns["sequence"]))
         spine = Spine(table=table, as_of_column="served_at", as_of_us=times["served_at"], keys=keys)
         served = Answer(columns["sequence"].is_valid().to_numpy(zero_copy_only=False), order)
-        return cls(columns["key"], columns["status"].to_numpy(), served, columns["digest"], spine), readable
+        unconfirmed = columns["stale_reason"].to_numpy() == StaleReason.UNCONFIRMED
+        statuses = columns["status"].to_numpy()
+        return cls(columns["key"], statuses, unconfirmed, served, columns["digest"], spine), readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +149,8 @@ class ServedVerifier:
         above = _sides(records.served, greatest) > 0
         gone = ~records.served.found & below & self._expired(least, as_of_us)
         causes[above & held] = UNNOTED
-        causes[below & ~gone] = LOST
-        causes[jumped | gone] = ""
+        causes[below] = LOST
+        causes[jumped | gone | records.unconfirmed] = ""
         causes[records.served.found & ~held] = FOREIGN
         causes[(causes == "") & ~self._judged_alike(records, nulls)] = DEFINITION
         causes[~judged | ~readable] = CODEC

@@ -17,6 +17,7 @@ from featurestore.online.keys import encode_keys
 from featurestore.parity.report import CODEC, DEFINITION, FOREIGN, LOST
 from featurestore.parity.served import UNNOTED, ServedParity
 from featurestore.served_log import SCHEMA, ReadLog
+from featurestore.status import StaleReason
 from materialization.job import Request
 from serving.local import answer, local_lookup
 from serving.lookup import OnlineLookup
@@ -239,6 +240,17 @@ def test_a_row_that_is_gone_or_older_than_was_acknowledged_is_lost(published: Sm
     assert {example.served for example in parity.examples} == {
         None, "event 2024-03-01T12:00:00Z, created 2024-03-01T12:00:00Z, sequence 3"
     }  # fmt: skip
+
+
+def test_a_cache_that_said_it_was_not_confirmed_may_be_behind(published: SmallRepository) -> None:
+    put(published, "JFK", published.projection(NOON)[key("JFK")[0].as_py()])
+    served = Served(published)
+    served.serve(LATER, "JFK")
+    assert served.verified().faults == Counter({LOST: 1})
+    unconfirmed = {"status": [Status.STALE], "stale_reason": [StaleReason.UNCONFIRMED]}
+    rewritten(served.folder, **{name: pa.array(value, pa.uint8()) for name, value in unconfirmed.items()})
+    (parity,), _ = verify(published, served.folder)
+    assert (parity.faults, parity.late) == (Counter(), 1)
 
 
 def test_a_row_that_no_publish_had_brought_is_named_so(published: SmallRepository) -> None:
