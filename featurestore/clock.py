@@ -105,6 +105,11 @@ def from_us(value: int) -> datetime:
     return EPOCH + timedelta(microseconds=value)
 
 
+def iso_text(value: int) -> str:
+    """`value` microseconds since the epoch as ISO 8601 in UTC."""
+    return from_us(value).isoformat().replace("+00:00", "Z")
+
+
 def timedelta_us(value: timedelta) -> int:
     """A duration in microseconds, exact."""
     return value // MICROSECOND

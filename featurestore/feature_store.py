@@ -18,11 +18,14 @@ from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
 if TYPE_CHECKING:
+    from featurestore.freshness import ViewFreshness
     from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
+    from featurestore.parity.served import ServedParity
     from featurestore.registry.apply import ApplyResult
     from featurestore.registry.plan import Plan
+    from featurestore.served_log import ReadLog
     from materialization.job import Request, RunOutcome
     from serving.response import OnlineResponse
 
@@ -124,6 +127,7 @@ class FeatureStore:
         progress: Callable[[str, str, int], None] | None = None,
     ) -> RunOutcome:
         """A materialization run over `views` (names or refs; all when None). Its outcome holds each view's error."""
+        from featurestore.freshness_webhook import check_freshness
         from materialization.job import Materializer
 
         self.repository.finish_interrupted_apply()
@@ -140,7 +144,10 @@ class FeatureStore:
             progress=progress or _silent,
             parallel=settings.materialization.parallel_views,
         )
-        return materializer.run(self._chosen(views), request)
+        outcome = materializer.run(self._chosen(views), request)
+        if request.publish:
+            check_freshness(repository)
+        return outcome
 
     # ------------------------------------------------------------------ retrieval
 
@@ -269,6 +276,44 @@ class FeatureStore:
             ).verify(repository.state.publish_state(view.ref), now_us)
             for view in chosen.values()
         ]
+
+    def verify_served(self, path: str | Path, service: str | None = None) -> tuple[list[ServedParity], ReadLog]:
+        """Recompute from history what a served log (a file, or a folder of them) says that clients received.
+
+        `service`: only the records of this service. The second part tells what the log lacks.
+        """
+        from featurestore.parity.served import ServedVerifier, verify_records
+        from featurestore.served_log import ReadLog, read_served_log, records_of
+
+        self.repository.finish_interrupted_apply()
+        repository = self.repository
+        verifiers = {
+            ref: ServedVerifier(
+                project=repository.registry.project,
+                view=view,
+                offline=repository.offline,
+                log=self._publish_log(ref),
+            )
+            for ref, view in repository.registry.views().items()
+        }
+        read = ReadLog()
+        records = records_of(read_served_log(Path(path), read), service)
+        return verify_records(records, verifiers, repository.settings.materialization.batch_rows), read
+
+    def freshness(self, service: str | None = None, *, views: Sequence[str] | None = None) -> list[ViewFreshness]:
+        """How old the published data is against what is promised: of a service's views, of those named, or of all."""
+        from featurestore.freshness import freshness_of
+        from featurestore.outputs import pinned_views
+
+        repository = self.repository
+        repository.finish_interrupted_apply()
+        registry = repository.registry
+        if service is not None and views is not None:
+            raise InputError("name a feature service, or views; one of the two")
+        chosen = self._chosen(views)
+        if service is not None:
+            chosen = list(pinned_views(registry.service(service), registry.views()).values())
+        return freshness_of(chosen, repository.state, to_us(repository.clock.now()))
 
     # ------------------------------------------------------------------ inside
 

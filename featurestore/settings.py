@@ -13,8 +13,17 @@ import tomllib
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic import Field as Setting
 
 from featurestore.errors import ConfigError, suggest
@@ -176,6 +185,54 @@ class MaterializationSettings(_Section):
     parallel_views: Annotated[int, Setting(ge=1, le=64)] = 1
 
 
+class FreshnessSettings(_Section):
+    """Who is told when a promise of freshness is broken, and when it holds again."""
+
+    #: http:// or https:// address that gets a POST; a secret, since many hold a token. None: nobody is told.
+    webhook: SecretStr | None = None
+    #: Key of the HMAC-SHA256 that signs each body (X-Featurestore-Signature).
+    webhook_secret: SecretStr | None = None
+    #: Longest delivery.
+    timeout_s: float = Setting(default=5.0, gt=0, le=300)
+    #: How often `serve` looks; a failed delivery is tried again after this time, then after twice as long, ...
+    check_s: float = Setting(default=15.0, gt=0, le=86_400)
+    #: Further tries of a failed delivery before it is given up.
+    retries: int = Setting(default=5, ge=0, le=20)
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _require_address(value.get_secret_value())
+        return value
+
+
+def _require_address(url: str) -> None:
+    """ValueError, without the address, unless it can be called as it stands."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or any(character <= " " for character in url):
+        raise ValueError("this is no http:// or https:// address, as in https://alerts.example.com/hook")
+    if "@" in parts.netloc:
+        raise ValueError("a user name or password in the address is not sent; sign with freshness.webhook_secret")
+
+
+class ServedLogSettings(_Section):
+    """What is recorded of replies, for `verify --served`."""
+
+    #: Folder of the files, one a worker at a time; None: nothing is recorded.
+    path: Path | None = None
+    #: Which share of the reply rows: those whose keys hash below it, so the same entities every time.
+    sample: float = Setting(default=0.01, gt=0, le=1)
+    #: Most bytes of the folder; the oldest files are removed.
+    max_bytes: int = Setting(default=1 << 30, ge=1 << 20)
+    #: Reply rows that may wait to be written; more are dropped, and counted in the log.
+    queue_rows: _Positive = 50_000
+
+
 class Settings(_Section):
     """All settings of one repository, paths made absolute."""
 
@@ -188,6 +245,8 @@ class Settings(_Section):
     definitions: DefinitionsSettings = DefinitionsSettings()
     serving: ServingSettings = ServingSettings()
     materialization: MaterializationSettings = MaterializationSettings()
+    freshness: FreshnessSettings = FreshnessSettings()
+    served_log: ServedLogSettings = ServedLogSettings()
 
 
 SECTIONS: dict[str, type[_Section]] = {

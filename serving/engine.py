@@ -19,14 +19,16 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from featurestore.clock import Clock
+from featurestore.clock import Clock, to_us
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
 from featurestore.online.reading import AsyncReader
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.breaker import Breaker
 from serving.catalog import Catalog, RegistryReader
+from serving.freshness import answer_freshness
 from serving.lookup import Asked, OnlineLookup
+from serving.response import OnlineResponse
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
     FeatureChoice,
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 INLINE_BYTES_MAX, INLINE_VALUES_MAX = 16 << 10, 100_000
 
 Result = TypeVar("Result")
+#: Takes what was answered, for the served log; never waits.
+Record = Callable[[OnlineResponse], None]
 #: Calls a function with arguments, here or in a thread.
 Run = Callable[..., Awaitable[Any]]
 
@@ -104,6 +108,9 @@ class Engine:
         self, registry: RegistryReader, states: PublishStates, store: OnlineStore, clock: Clock, limits: Limits
     ) -> None:
         self._registry, self._store, self._clock, self._limits = registry, store, clock, limits
+        self._states = states
+        #: Is given every reply that a client gets; must not wait, nor raise.
+        self.record: Record | None = None
         # `refresh` reads the watermarks, so that no request waits for the state store.
         self._watermarks = PublishedWatermarks(states, refresh_s=math.inf)
         self._lock = threading.Lock()
@@ -184,7 +191,11 @@ class Engine:
 
     async def _answer(self, prepared: Prepared, run: Run) -> bytes:
         fetched = await self._reader.fetch(prepared.asked.wanted)
-        return await run(_finished, prepared, fetched.rows)
+        return await run(_finished, prepared, fetched.rows, self.record)
+
+    def freshness(self, message: bytes) -> bytes:
+        """Answer a GetFreshnessRequest; reads the state store, so it may wait."""
+        return answer_freshness(message, self._serving.catalog, self._states, to_us(self._clock.now()))
 
     @property
     def _serving(self) -> Moment:
@@ -202,9 +213,12 @@ class Engine:
         self._watermarks.refresh([ref for ref, view in catalog.views.items() if view.freshness is not None])
 
 
-def _finished(prepared: Prepared, rows: Sequence[pa.BinaryArray]) -> bytes:
+def _finished(prepared: Prepared, rows: Sequence[pa.BinaryArray], record: Record | None) -> bytes:
     response = prepared.served.lookup.finish(prepared.asked, rows)
-    return prepared.served.encoder.encode(response, prepared.reply_format)
+    reply = prepared.served.encoder.encode(response, prepared.reply_format)
+    if record is not None:
+        record(response)
+    return reply
 
 
 async def _here(work: Callable[..., Result], *arguments: Any) -> Result:

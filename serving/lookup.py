@@ -133,7 +133,7 @@ class ServiceLookup:
             watermark_us=None if view.freshness_us is None else self._watermarks.watermark_us(view.ref),
         )
         statuses[reasons != StaleReason.NONE] = Status.STALE
-        return ViewVerdicts(ref=view.ref, statuses=statuses, reasons=reasons, event_us=event_us)
+        return ViewVerdicts(ref=view.ref, statuses=statuses, reasons=reasons, event_us=event_us, order=decoded.order)
 
     def _shown(
         self, view: ViewPlan, stored: pa.BinaryArray, decoded: DecodedRows, verdict: ViewVerdicts

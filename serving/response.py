@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featurestore.arrow_types import TIMESTAMP
 from featurestore.matrix import to_matrix
+from featurestore.online.order_keys import OrderKeys
 from featurestore.status import Status
 from serving.plan import ServicePlan
 
@@ -19,12 +20,13 @@ _STATUS_NAMES = pa.array([status.name for status in Status])
 
 @dataclass(frozen=True, kw_only=True)
 class ViewVerdicts:
-    """One status per row for one view; `event_us` is 0 where the row was not found."""
+    """One status per row for one view; `event_us` is 0 where the row was not found. `order`: of the stored rows."""
 
     ref: str
     statuses: NDArray[np.uint8]
     reasons: NDArray[np.uint8]
     event_us: NDArray[np.int64]
+    order: OrderKeys
 
     def status_names(self) -> pa.Array:
         """The statuses as text."""

@@ -26,6 +26,7 @@ from featurestore.online.base import OnlineStore
 from serving.admission import Admission
 from serving.catalog import RegistryReader
 from serving.engine import Engine
+from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
 from serving.watermarks import PublishStates
@@ -55,6 +56,8 @@ class ServeOptions:
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
     drain_s: float = 30.0
+    #: What is recorded of replies; None: nothing.
+    served_log: ServedLogOptions | None = None
 
 
 def run(
@@ -96,6 +99,7 @@ async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     async with contextlib.AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
         await stack.enter_async_context(engine.reading(options.store_timeout_s))
+        engine.record = stack.enter_context(recording(options.served_log))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options))
         server.add_generic_rpc_handlers((_servicer(engine, threads, options).handlers(),))
         vitals = await _add_health_and_reflection(server)

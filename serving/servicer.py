@@ -29,7 +29,11 @@ class FeatureServing:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
-        methods = {"GetOnlineFeatures": self.get_online_features, "DescribeService": self.describe_service}
+        methods = {
+            "GetOnlineFeatures": self.get_online_features,
+            "DescribeService": self.describe_service,
+            "GetFreshness": self.get_freshness,
+        }
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -48,6 +52,11 @@ class FeatureServing:
         """DescribeService."""
         async with asyncio.timeout(_remaining_s(context)):
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.describe, message)
+
+    async def get_freshness(self, message: bytes, context: Context) -> bytes:
+        """GetFreshness."""
+        async with asyncio.timeout(_remaining_s(context)):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.freshness, message)
 
 
 def _remaining_s(context: Context) -> float | None:

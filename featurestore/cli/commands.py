@@ -39,5 +39,6 @@ COMMANDS: dict[str, Command] = {
         "featurestore.cli.get_online_features", "look up the latest features of some entities", _DATA
     ),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
+    "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),
 }

@@ -29,7 +29,9 @@ def _toml(document: dict[str, Any]) -> str:
     lines = [f"{name} = {_literal(value)}" for name, value in document.items() if not isinstance(value, dict)]
     for section, values in document.items():
         if isinstance(values, dict):
-            lines += ["", f"[{section}]", *(f"{name} = {_literal(value)}" for name, value in values.items())]
+            # TOML has no null: what is not set has no line.
+            said = {name: value for name, value in values.items() if value is not None}
+            lines += ["", f"[{section}]", *(f"{name} = {_literal(value)}" for name, value in said.items())]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from featurestore.clock import from_us
+from featurestore.clock import iso_text
 
 
 def print_json(document: Any) -> None:
@@ -51,7 +51,7 @@ def properties(values: Mapping[str, Any]) -> str:
 
 def instant(us: int | None) -> str | None:
     """Microseconds since the epoch as ISO 8601 in UTC."""
-    return None if us is None else from_us(us).isoformat().replace("+00:00", "Z")
+    return None if us is None else iso_text(us)
 
 
 def duration(value: timedelta | None) -> str | None:

@@ -43,12 +43,14 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
 
 def _serve(repository: Repository, host: str, port: int, worker: bool, ready: Callable[[str], None]) -> None:
+    from featurestore.freshness_webhook import watching_freshness
+    from serving.served_log import ServedLogOptions
     from serving.server import ServeOptions
     from serving.server import run as serve
     from serving.wire import Limits
 
     repository.finish_interrupted_apply()
-    settings = repository.settings.serving
+    settings, log = repository.settings.serving, repository.settings.served_log
     options = ServeOptions(
         host=host,
         port=port,
@@ -62,8 +64,12 @@ def _serve(repository: Repository, host: str, port: int, worker: bool, ready: Ca
         queue_max=settings.queue_max,
         store_timeout_s=settings.store_timeout_s,
         drain_s=settings.drain_s,
+        served_log=None
+        if log.path is None
+        else ServedLogOptions(folder=log.path, sample=log.sample, max_bytes=log.max_bytes, queue_rows=log.queue_rows),
     )
-    serve(repository.registry, repository.state, repository.online, repository.clock, options, ready)
+    with watching_freshness(repository):
+        serve(repository.registry, repository.state, repository.online, repository.clock, options, ready)
 
 
 def _supervise(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import FeatureStore
 from featurestore.cli.output import instant, plain, print_json, table
 from featurestore.cli.repository import Context
+from featurestore.cli.served import verify_served
 from featurestore.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,10 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-lag", type=float, metavar="SECONDS", help="rows that wait longer to be published are a fault too"
     )
+    parser.add_argument(
+        "--served", metavar="LOG", help="recompute a served log (a file, or a folder of them) from history instead"
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
     """0 when every published entity is equal, and no row has waited longer than --max-lag."""
+    if args.served is not None:
+        if args.sample is not None or args.max_lag is not None:
+            raise InputError("--served reads what was recorded; --sample and --max-lag belong to the online store")
+        return verify_served(args.served, args.service, context)
     if args.max_lag is not None and args.max_lag < 0:
         raise InputError(f"--max-lag {args.max_lag:g}: a row cannot wait less than 0 seconds; give 0 or more")
     with context.repository() as repository:

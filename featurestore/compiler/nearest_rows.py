@@ -23,7 +23,7 @@ def nearest_rows(join: PointInTimeJoin) -> exp.Select:
     # In the order of the index, neighbours are looked up one after the other.
     order = [column(name) for name in (*join.keys, AS_OF)]
     spine = exp.select("*").from_(exp.to_identifier(SPINE, quoted=True)).order_by(*order).subquery(asking)
-    near = (EVENT, CREATED, SEQUENCE, POSITION, *join.fields)
+    near = dict.fromkeys((EVENT, CREATED, SEQUENCE, POSITION, *join.fields))  # parts of the order key may be asked for
     looked_at = _below(join).select(*(column(name) for name in near)).limit(ROWS_PASSED_MAX)
     visible: exp.Expr = exp.LTE(this=column(POSITION), expression=exp.Literal.number(join.position))
     if not join.known_at_event:

@@ -17,6 +17,7 @@ from featurestore_client.errors import (
     Unauthenticated,
     Unavailable,
 )
+from featurestore_client.freshness import FreshnessReport, ViewFreshness
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Retries
 from featurestore_client.verdicts import StaleReason, Status
@@ -27,6 +28,7 @@ __all__ = [
     "DeadlineExceeded",
     "FeatureClient",
     "FieldDescription",
+    "FreshnessReport",
     "JoinKey",
     "NotFound",
     "OnlineReply",
@@ -41,4 +43,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "ViewDescription",
+    "ViewFreshness",
 ]

@@ -16,6 +16,7 @@ from featurestore_client import calls
 from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
+from featurestore_client.freshness import FreshnessReport
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Attempts, Retries
 
@@ -68,6 +69,12 @@ class AsyncFeatureClient:
     ) -> ServiceDescription:
         """As FeatureClient.describe_service."""
         return await self._answer(calls.describe(service), self._retries, timeout_s, metadata)
+
+    async def get_freshness(
+        self, service: str = "", *, views: Sequence[str] = (), timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> FreshnessReport:
+        """As FeatureClient.get_freshness."""
+        return await self._answer(calls.freshness(service, views), self._retries, timeout_s, metadata)
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """As FeatureClient.wait_until_ready."""

@@ -14,6 +14,7 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import Unavailable
+from featurestore_client.freshness import FreshnessReport
 from featurestore_client.reply import OnlineReply
 
 Answer = TypeVar("Answer")
@@ -63,10 +64,11 @@ class Call(Generic[Answer]):
 
 
 LOOKUP = Method(f"/{_SERVICE.full_name}/GetOnlineFeatures", pb.GetOnlineFeaturesResponse.FromString)
+FRESHNESS = Method(f"/{_SERVICE.full_name}/GetFreshness", pb.GetFreshnessResponse.FromString)
 DESCRIBE = Method(f"/{_SERVICE.full_name}/DescribeService", pb.DescribeServiceResponse.FromString)
 #: grpc.health.v1 by its two bytes, so that its generated code need not be installed.
 HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
-METHODS = (LOOKUP, DESCRIBE, HEALTH)
+METHODS = (LOOKUP, DESCRIBE, FRESHNESS, HEALTH)
 _SERVING = b"\x08\x01"
 
 
@@ -98,6 +100,12 @@ def describe(service: str | Sequence[str]) -> Call[ServiceDescription]:
     asked = pb.DescribeServiceRequest()
     _choose(asked, service)
     return Call(DESCRIBE, asked.SerializeToString(), ServiceDescription.from_message)
+
+
+def freshness(service: str, views: Sequence[str]) -> Call[FreshnessReport]:
+    """GetFreshness."""
+    asked = pb.GetFreshnessRequest(service=service, views=views)
+    return Call(FRESHNESS, asked.SerializeToString(), FreshnessReport.from_message)
 
 
 def _choose(message: pb.GetOnlineFeaturesRequest | pb.DescribeServiceRequest, service: str | Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from featurestore_client import calls
 from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
+from featurestore_client.freshness import FreshnessReport
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Attempts, Retries
 
@@ -73,6 +74,12 @@ class FeatureClient:
     ) -> ServiceDescription:
         """What the service, or a list of features, takes and gives."""
         return self._answer(calls.describe(service), self._retries, timeout_s, metadata)
+
+    def get_freshness(
+        self, service: str = "", *, views: Sequence[str] = (), timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> FreshnessReport:
+        """How old the published data is against what is promised: of a service's views, of those named, or of all."""
+        return self._answer(calls.freshness(service, views), self._retries, timeout_s, metadata)
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return once the server says that it serves; the last failure (Unavailable, mostly) when the time is up."""
