@@ -18,6 +18,9 @@ from featurestore.online.base import OnlineStore
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.catalog import Catalog, RegistryReader
 from serving.lookup import OnlineLookup
+from serving.observing import Stage, answered, chose, mark
+from serving.plan import ServicePlan
+from serving.response import OnlineResponse
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
     FeatureChoice,
@@ -106,7 +109,15 @@ class Engine:
 
     def lookup(self, message: bytes) -> bytes:
         """Answer a GetOnlineFeaturesRequest."""
+        mark(Stage.QUEUE)
         request = decode_lookup(message, self._limits)
+        served, response = self.respond(request)
+        reply = served.encoder.encode(response, request.reply_format)
+        mark(Stage.ENCODE)
+        return reply
+
+    def respond(self, request: LookupRequest) -> tuple[Served, OnlineResponse]:
+        """Answer a decoded request: the columns, and what encodes them."""
         try:
             return self._answer(request)
         except StoreError as error:
@@ -121,10 +132,21 @@ class Engine:
         plan = moment.served(decode_describe(message, self._limits)).lookup.plan
         return encode_description(plan, moment.catalog.revision)
 
-    def _answer(self, request: LookupRequest) -> bytes:
+    def plan(self, choice: FeatureChoice) -> ServicePlan:
+        """What a choice of features takes and gives; NotFoundError lists what there is."""
+        return self._serving.served(choice).lookup.plan
+
+    @property
+    def catalog(self) -> Catalog:
+        """The definitions that are served now."""
+        return self._serving.catalog
+
+    def _answer(self, request: LookupRequest) -> tuple[Served, OnlineResponse]:
         served = self._serving.served(request.choice)
+        chose(served.lookup.plan.name)
         response = served.lookup.lookup(request.keys, request.request, request.max_age)
-        return served.encoder.encode(response, request.reply_format)
+        answered(response.rows, response.views)
+        return served, response
 
     @property
     def _serving(self) -> Moment:

@@ -25,6 +25,7 @@ from featurestore.online.keys import encode_keys
 from featurestore.online.row_codec import DecodedRows
 from featurestore.status import StaleReason, Status, row_statuses, stale_reasons
 from serving.inputs import common_length, key_columns, request_columns
+from serving.observing import Stage, mark
 from serving.plan import ServicePlan, ViewPlan
 from serving.response import OnlineResponse, ViewVerdicts
 from serving.watermarks import Watermarks
@@ -53,6 +54,7 @@ class OnlineLookup:
         by_name = key_columns(keys, plan.join_keys, plan.owner)
         extra = request_columns(request or {}, plan.request_fields, plan.owner)
         rows = common_length(by_name | extra, "join keys and request fields")
+        mark(Stage.PARSE)
         response = self._answer(rows, by_name, extra, max_age)
         if response.degraded_rows and plan.service.on_stale == "fail":
             raise ServingError(_stale_message(response))
@@ -80,10 +82,12 @@ class OnlineLookup:
                 distinct[view.join_keys] = DistinctKeys.of(keys, view)
             asked = distinct[view.join_keys]
             stored = asked.in_order(self._store.read(view.ref, asked.keys))
+            mark(Stage.FETCH)
             decoded = view.decoder.decode(stored)
             verdict = self._verdict(view, decoded, now_us, max_age_us)
             verdicts.append(verdict)
             columns.append(self._shown(view, stored, decoded, verdict))
+            mark(Stage.DECODE)
         return OnlineResponse(
             plan=self.plan,
             keys=keys,

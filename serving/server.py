@@ -27,6 +27,8 @@ from serving.catalog import RegistryReader
 from serving.engine import Engine
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
+from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
+from serving.view_gauges import watch_views
 from serving.watermarks import PublishStates
 from serving.wire import Limits
 
@@ -47,6 +49,9 @@ class ServeOptions:
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
     drain_s: float = 30.0
+    telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
+    #: Where the REST gateway listens; None: nowhere.
+    rest: tuple[str, int] | None = None
 
 
 def run(
@@ -63,36 +68,62 @@ def run(
     """
     engine = Engine(registry, states, store, clock, options.limits)
     engine.start()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_until_signal(engine, options, ready))
+    with (
+        open_telemetry(options.telemetry) as telemetry,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
+        with telemetry.serve_metrics():
+            runner.run(_serve_until_signal(engine, options, telemetry, ready))
 
 
-async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Callable[[str], None]) -> None:
+async def _serve_until_signal(
+    engine: Engine, options: ServeOptions, telemetry: Telemetry, ready: Callable[[str], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(engine, options) as address:
+    async with serving(engine, options, telemetry) as address:
         ready(address)
         await stop.wait()
         log.info("stopping: no new requests, running ones have %g s", options.drain_s)
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
+async def serving(engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
+    telemetry = telemetry or Telemetry()
     with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads:
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options.limits))
+        interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor()]
+        server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options.limits))
         server.add_generic_rpc_handlers((FeatureServing(engine, threads).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
+
+
+@contextlib.asynccontextmanager
+async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions) -> AsyncIterator[None]:
+    """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
+    if options.rest is None:
+        yield
+        return
+    try:
+        from serving.rest import RestOptions, rest_serving
+    except ModuleNotFoundError as error:
+        raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
+    host, port = options.rest
+    rest = RestOptions(host=host, port=port, limits=options.limits, drain_s=options.drain_s)
+    async with rest_serving(engine, telemetry, rest) as address:
+        log.info("REST on http://%s", address)
+        yield
 
 
 @contextlib.asynccontextmanager

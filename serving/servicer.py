@@ -6,6 +6,7 @@ Messages pass as bytes and are parsed by the engine, so that malformed ones are 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -52,4 +53,5 @@ class FeatureServing:
         if len(message) <= INLINE_BYTES_MAX:
             return answer(message)
         async with asyncio.timeout(remaining_s):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message)
+            within = contextvars.copy_context().run  # the thread marks and logs for this request
+            return await asyncio.get_running_loop().run_in_executor(self._threads, within, answer, message)
