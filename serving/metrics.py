@@ -189,7 +189,7 @@ class _Series:
     """The requests of one method and service: those not yet counted, and the counts."""
 
     def __init__(self) -> None:
-        self._codes: Counter[str] = Counter()
+        self._codes: dict[str, int] = {}
         self._rows = 0
         self._times: list[Sequence[int]] = []
         #: (view, statuses, reasons): the verdicts without what they may be views of.
@@ -202,12 +202,13 @@ class _Series:
         self._verdicts: dict[str, NDArray[np.int64]] = {}
 
     def record(self, call: Call) -> None:
-        self._codes[call.code] += 1
-        self._times.append((*call.stages_ns, call.ended_ns - call.started_ns))
-        if call.views:
-            self._views += [(view.ref, view.statuses, view.reasons) for view in call.views]
-            self._rows += call.rows
-            self._pending_rows += call.rows * len(call.views)
+        self._codes[call.code] = self._codes.get(call.code, 0) + 1
+        call.stages_ns.append(call.ended_ns - call.started_ns)
+        self._times.append(call.stages_ns)
+        for view in call.views:
+            self._views.append((view.ref, view.statuses, view.reasons))
+            self._pending_rows += call.rows
+        self._rows += call.rows
         if len(self._times) >= PENDING_REQUESTS_MAX or self._pending_rows >= PENDING_ROWS_MAX:
             self._count()
 

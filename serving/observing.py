@@ -22,8 +22,16 @@ TRACEPARENT = "traceparent"
 #: A caller's request id longer than this is cut: it ends up in logs and headers.
 REQUEST_ID_CHARS_MAX = 64
 
-_PROCESS = os.urandom(6).hex()
 _numbers = count(1)
+
+
+def _name_process() -> None:
+    global _process
+    _process = os.urandom(8).hex()
+
+
+_name_process()
+os.register_at_fork(after_in_child=_name_process)
 
 
 class Stage(IntEnum):
@@ -74,14 +82,6 @@ class Call:
         #: Name of the gRPC status code.
         self.code = "OK"
 
-    def mark(self, stage: Stage) -> None:
-        """The time since the last mark was spent in `stage`."""
-        now_ns = perf_counter_ns()
-        self.stages_ns[stage] += now_ns - self.last_ns
-        if self.spans is not None:
-            self.spans.append((stage, self.last_ns, now_ns))
-        self.last_ns = now_ns
-
     def end(self, code: str) -> None:
         """The reply is made, or the refusal."""
         self.code, self.ended_ns = code, perf_counter_ns()
@@ -98,7 +98,11 @@ def mark(stage: Stage) -> None:
     """The time since the last mark of the current request was spent in `stage`."""
     call = _current.get()
     if call is not None:
-        call.mark(stage)
+        now_ns = perf_counter_ns()
+        call.stages_ns[stage] += now_ns - call.last_ns
+        if call.spans is not None:
+            call.spans.append((stage, call.last_ns, now_ns))
+        call.last_ns = now_ns
 
 
 def chose(service: str) -> None:
@@ -117,7 +121,7 @@ def answered(rows: int, views: Sequence[ViewVerdicts]) -> None:
 
 def new_request_id() -> str:
     """An id that no other request has: the process, and a number."""
-    return f"{_PROCESS}-{next(_numbers):x}"
+    return f"{_process}{next(_numbers):016x}"
 
 
 def request_id_from(given: str | bytes | None) -> str:

@@ -266,6 +266,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
     faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5]]
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        faults.append("the header content-type must say application/json")
     return problem(400, f"{'; '.join(faults)}; see /docs for what is taken", grpc.StatusCode.INVALID_ARGUMENT.name)
 
 
@@ -420,6 +422,7 @@ async def rest_serving(engine: Engine, telemetry: Telemetry, options: RestOption
             uvicorn.Config(
                 app,
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=max(1, round(options.drain_s)),
@@ -437,9 +440,12 @@ def _bind(options: RestOptions) -> socket.socket:
     """A listening socket; ConfigError when the port is taken."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        return socket.create_server(
+        listener = socket.create_server(
             (options.host, options.port), family=family, reuse_port=options.reuse_port, backlog=1024
         )
+        # asyncio sets it only on sockets that name their protocol; without it, every second reply waits 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise ConfigError(
             f"cannot serve REST on {options.host}:{options.port}: {error.strerror}; set another rest.port, or 0 for "

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TracingOptions:
@@ -120,7 +118,7 @@ def _open_tracing(options: TracingOptions, project: str) -> Tracing:
 
 
 class ObservingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gRPC carries no types
-    """Observes every unary method, whatever happens to it; the outermost interceptor."""
+    """Observes our methods, whatever happens to them; the outermost interceptor. Health checks are nobody's news."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
@@ -132,7 +130,8 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  #
     ) -> grpc.RpcMethodHandler:
         """The method's handler, observed."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
+        ours = handler_call_details.method.startswith("/featurestore.")
+        if not ours or handler is None or handler.unary_unary is None:
             return handler
         return grpc.unary_unary_rpc_method_handler(
             observed(handler.unary_unary, handler_call_details.method.rpartition("/")[2], self._telemetry),
@@ -159,7 +158,7 @@ def observed(method: UnaryMethod, name: str, telemetry: Telemetry) -> UnaryMetho
             code = "OK"
             return reply
         except grpc.aio.AbortError:
-            code = _CODE_NAMES.get(context.code(), "UNKNOWN")
+            code = context.code().name
             raise
         except asyncio.CancelledError:
             remaining_s = context.time_remaining()
