@@ -22,15 +22,16 @@ TRACEPARENT = "traceparent"
 #: A caller's request id longer than this is cut: it ends up in logs and headers.
 REQUEST_ID_CHARS_MAX = 64
 
+_process = os.urandom(8).hex()
 _numbers = count(1)
 
 
 def _name_process() -> None:
+    """A forked worker is another process."""
     global _process
     _process = os.urandom(8).hex()
 
 
-_name_process()
 os.register_at_fork(after_in_child=_name_process)
 
 

@@ -34,7 +34,7 @@ from featurestore.status import StaleReason
 from serving.engine import Engine
 from serving.exposition import exposition
 from serving.inputs import check_names
-from serving.observing import REQUEST_ID, TRACEPARENT, Stage, current, mark, new_request_id
+from serving.observing import REQUEST_ID, TRACEPARENT, Stage, chose, current, mark, new_request_id
 from serving.plan import ServicePlan
 from serving.response import OnlineResponse, ViewVerdicts
 from serving.rest_values import columns_from_json, iso_instants, json_values
@@ -166,7 +166,9 @@ def answer(engine: Engine, asked: OnlineFeaturesRequest, limits: Limits) -> byte
         raise InputError("the request names a feature_service and features; set one of them")
     features = tuple(asked.features or ())
     choice = feature_choice(asked.feature_service or "", features, asked.full_feature_names, limits)
-    _, response = engine.respond(_lookup_request(asked, choice, engine.plan(choice), limits))
+    plan = engine.plan(choice)
+    chose(plan.name)
+    _, response = engine.respond(_lookup_request(asked, choice, plan, limits))
     body = encode_response(response)
     mark(Stage.ENCODE)
     return body
@@ -296,7 +298,7 @@ def rest_app(
         redoc_url=None,
     )
     app.add_middleware(_Observed, telemetry=telemetry)
-    for kind in (FeatureStoreError, TimeoutError, Exception):
+    for kind in (FeatureStoreError, TimeoutError):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]  # narrower than Exception
     app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
@@ -382,6 +384,10 @@ class _Observed:
 
         try:
             await self._app(scope, _bounded(receive), answering)
+        except Exception as error:  # noqa: BLE001 - a defect, told by its request id like those of gRPC
+            response = await _on_error(Request(scope), error)
+            if code == "CANCELLED":  # nothing is sent yet
+                await response(scope, receive, answering)
         finally:
             self._telemetry.end(call, code)
 
