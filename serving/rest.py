@@ -380,6 +380,8 @@ class _Observed:
                 status = message["status"]
                 code = "OK" if status < 400 else _CODES.get(status, "UNKNOWN")
                 message["headers"] = [*message["headers"], (REQUEST_ID.encode(), call.request_id.encode())]
+            elif not message.get("more_body"):
+                self._telemetry.end(call, code)  # whoever has the reply finds it counted
             await send(message)
 
         try:
@@ -389,7 +391,8 @@ class _Observed:
             if code == "CANCELLED":  # nothing is sent yet
                 await response(scope, receive, answering)
         finally:
-            self._telemetry.end(call, code)
+            if not call.ended_ns:
+                self._telemetry.end(call, code)
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -51,7 +51,7 @@ def record(message: str = "x", **more: object) -> logging.LogRecord:
 
 def test_a_json_line_is_one_object_on_one_line_whatever_the_message() -> None:
     try:
-        {}["key"]
+        dict[str, int]()["key"]
     except KeyError as error:
         line = JsonLines().format(record('two\nlines and a "quote" and \ud800', exc_info=(KeyError, error, None)))
 
