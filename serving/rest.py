@@ -1,237 +1,131 @@
 """The REST gateway: JSON over HTTP for people and scripts, shaped as Feast's, on the engine that gRPC answers from.
 
-The only module that knows FastAPI and uvicorn. What a request means, which codes errors get and which limits hold is
-decided elsewhere (`engine`, `status_codes`, `wire.Limits`); how values are written is `rest_values`.
+What a request means, which codes errors get and which limits hold is decided elsewhere (`engine`, `status_codes`,
+`wire.Limits`). FastAPI is known only here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import json
-import logging
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import grpc
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr
-from pydantic import Field as Setting
 from starlette.exceptions import HTTPException
 
 from featurestore import __version__
-from featurestore.dtypes import DType
-from featurestore.errors import ConfigError, FeatureStoreError, InputError
-from featurestore.status import StaleReason
+from featurestore.errors import FeatureStoreError, InputError, NotFoundError
 from serving.engine import Engine
 from serving.exposition import exposition
-from serving.inputs import check_names
 from serving.observing import REQUEST_ID, TRACEPARENT, Stage, chose, current, mark, new_request_id
-from serving.plan import ServicePlan
-from serving.response import OnlineResponse, ViewVerdicts
-from serving.rest_values import columns_from_json, iso_instants, json_values
+from serving.response import OnlineResponse
+from serving.rest_messages import (
+    Alive,
+    OnlineFeaturesRequest,
+    OnlineFeaturesResponse,
+    Problem,
+    encode_response,
+    lookup_request,
+)
 from serving.status_codes import HTTP_CODES, told
 from serving.telemetry import Telemetry
 from serving.wire import FeatureChoice, Limits, LookupRequest, feature_choice
-
-log = logging.getLogger(__name__)
 
 #: A body of 10,000 rows with three join keys is under 1 MB.
 BODY_BYTES_MAX = 8 << 20
 #: HTTP requests bring no deadline, and nobody waits for ever.
 TIMEOUT_S = 30.0
-#: Threads for requests; writing JSON holds the interpreter, so more would only take turns.
-THREADS_MAX = 2
 OBSERVED = frozenset({"/get-online-features"})
 _RETRY_AFTER_S = 1
-_EPOCH_TEXT = "1970-01-01T00:00:00.000000Z"
 
 _CODES = {number: code.name for code, number in HTTP_CODES.items()} | {413: "RESOURCE_EXHAUSTED", 405: "UNIMPLEMENTED"}
 _RETRYABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
+Result = TypeVar("Result")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RestOptions:
-    """Where to listen, and the bounds. Port 0 takes a free one."""
+class Caller(Protocol):
+    """Who sent a request; each `require_...` raises what tells it that it may not."""
 
-    host: str = "127.0.0.1"
-    port: int = 0
-    limits: Limits = field(default_factory=Limits)
-    drain_s: float = 10.0
-    #: Let other workers listen at the same port.
-    reuse_port: bool = False
+    def require_read(self, service: str, features: Sequence[str] = ()) -> None:
+        """May it read this service; or, where none is named, these features?"""
+        ...
 
+    def require_operate(self) -> None:
+        """May it look into the process?"""
+        ...
 
-# ---------------------------------------------------------------- messages
-
-Scalar = StrictBool | StrictInt | StrictFloat | StrictStr | None
-
-
-class OnlineFeaturesRequest(BaseModel):
-    """Which features, of which entities."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [{"feature_service": "comfort", "entities": {"station": ["north", "east"]}}],
-        },
-    )
-
-    feature_service: Annotated[str | None, Setting(description="A feature service, by name; or name `features`.")] = (
-        None
-    )
-    features: Annotated[
-        list[str] | None,
-        Setting(description="Features as `view:field` or `view@version:field`, in the order of the reply."),
-    ] = None
-    entities: Annotated[
-        dict[str, list[Scalar | list[Scalar]]],
-        Setting(description="Join keys and request fields: name -> one value per row. All have the same length."),
-    ]
-    full_feature_names: Annotated[
-        bool, Setting(description="Name features `view__field` instead of by their name in the service.")
-    ] = False
-    max_age_s: Annotated[
-        float | None, Setting(gt=0, le=1e9, description="Rows whose event is older are STALE, in seconds.")
-    ] = None
+    def discreet(self, error: NotFoundError) -> NotFoundError:
+        """The error without names that it may not know of."""
+        ...
 
 
-class Metadata(BaseModel):
-    """What the results are."""
-
-    feature_names: Annotated[list[str], Setting(description="A name per result: join keys, then features.")]
-    served_at: Annotated[str, Setting(description="The time that rows were judged at.")]
-    degraded_rows: Annotated[int, Setting(description="Rows that are STALE in some view.")]
+#: Who sent these values of the `authorization` header; raises for a caller that is not let in.
+Authenticate = Callable[[Sequence[str]], Awaitable[Caller]]
 
 
-class FeatureColumn(BaseModel):
-    """One join key or feature, a value per row."""
+class _Anyone:
+    """Every caller of a server without doors."""
 
-    values: Annotated[list[Any], Setting(description="See docs/rest.md for how each type is written.")]
-    statuses: Annotated[
-        list[str], Setting(description="PRESENT, NULL, NOT_FOUND, EXPIRED, STALE or ERROR: of the row in its view.")
-    ]
-    event_timestamps: Annotated[list[str], Setting(description="When the row was true; 1970 where there is none.")]
-    stale_reasons: Annotated[
-        list[str] | None,
-        Setting(description="MAX_AGE, FRESHNESS, UNCONFIRMED or NONE per row; absent where no row is STALE."),
-    ] = None
+    def require_read(self, service: str, features: Sequence[str] = ()) -> None:
+        """It may."""
 
+    def require_operate(self) -> None:
+        """It may."""
 
-class OnlineFeaturesResponse(BaseModel):
-    """The features, a column each, in the order of `metadata.feature_names`."""
-
-    metadata: Metadata
-    results: list[FeatureColumn]
+    def discreet(self, error: NotFoundError) -> NotFoundError:
+        """It may know all names."""
+        return error
 
 
-class Problem(BaseModel):
-    """What went wrong, and the way out (RFC 9457)."""
-
-    type: str = "about:blank"
-    title: Annotated[str, Setting(description="The status in words.")]
-    status: Annotated[int, Setting(description="The HTTP status.")]
-    detail: Annotated[str, Setting(description="What is wrong, where, and what would do.")]
-    code: Annotated[str, Setting(description="The gRPC status code that means the same.")]
-    retryable: Annotated[bool, Setting(description="Whether the same request may succeed later.")]
-    request_id: Annotated[str, Setting(description="What the log of the server calls this request.")]
-
-
-class Alive(BaseModel):
-    """The process answers."""
-
-    status: str
+async def anyone(authorization: Sequence[str]) -> Caller:
+    """Lets everybody in."""
+    return _Anyone()
 
 
 # ---------------------------------------------------------------- the lookup
 
 
-def answer(engine: Engine, asked: OnlineFeaturesRequest, limits: Limits) -> bytes:
+async def answer(
+    engine: Engine, asked: OnlineFeaturesRequest, caller: Caller, limits: Limits, threads: Executor
+) -> bytes:
     """The JSON text of an OnlineFeaturesResponse; errors are those of gRPC."""
-    mark(Stage.QUEUE)
     if asked.feature_service is not None and asked.features is not None:
         raise InputError("the request names a feature_service and features; set one of them")
     features = tuple(asked.features or ())
     choice = feature_choice(asked.feature_service or "", features, asked.full_feature_names, limits)
+    caller.require_read(choice.service, choice.features)
+    request = await _in_thread(threads, _decoded, engine, asked, choice, limits)
+    _, response = await _in_thread(threads, engine.respond, request)
+    return await _in_thread(threads, _encoded, response)
+
+
+async def _in_thread(threads: Executor, work: Callable[..., Result], *arguments: Any) -> Result:
+    within = contextvars.copy_context().run  # the thread marks and logs for this request
+    return await asyncio.get_running_loop().run_in_executor(threads, partial(within, work, *arguments))
+
+
+def _decoded(engine: Engine, asked: OnlineFeaturesRequest, choice: FeatureChoice, limits: Limits) -> LookupRequest:
+    mark(Stage.QUEUE)
     plan = engine.plan(choice)
     chose(plan.name)
-    _, response = engine.respond(_lookup_request(asked, choice, plan, limits))
+    return lookup_request(asked, choice, plan, limits)
+
+
+def _encoded(response: OnlineResponse) -> bytes:
     body = encode_response(response)
     mark(Stage.ENCODE)
     return body
-
-
-def _lookup_request(
-    asked: OnlineFeaturesRequest, choice: FeatureChoice, plan: ServicePlan, limits: Limits
-) -> LookupRequest:
-    request_types = {name: field.dtype for name, field in plan.request_fields.items()}
-    dtypes: Mapping[str, DType] = {**plan.join_keys, **request_types}
-    for name, values in asked.entities.items():
-        limits.check_rows(len(values), f"entity {name!r}")
-    check_names(asked.entities, dtypes, "entity", plan.owner)
-    columns = columns_from_json(asked.entities, dtypes)
-    return LookupRequest(
-        choice=choice,
-        keys={name: column for name, column in columns.items() if name in plan.join_keys},
-        request={name: column for name, column in columns.items() if name in request_types},
-        max_age=None if asked.max_age_s is None else max(timedelta(seconds=asked.max_age_s), timedelta.resolution),
-    )
-
-
-def encode_response(response: OnlineResponse) -> bytes:
-    """The reply's JSON text. Verdicts are the same for all features of a view, so they are written once a view."""
-    plan = response.plan
-    keys = {name: column for name, column in response.keys.items() if name not in response.names}
-    given = _verdicts_text(None, response.rows)
-    verdicts = {view.ref: _verdicts_text(view, response.rows) for view in response.views}
-    results = [_result_text(json_values(column, plan.join_keys[name]), given) for name, column in keys.items()]
-    for output, column in zip(plan.outputs, response.columns, strict=True):
-        results.append(_result_text(json_values(column, output.field.dtype), verdicts.get(output.view, given)))
-    metadata = {
-        "feature_names": [*keys, *response.names],
-        "served_at": _instant_text(response.served_at_us),
-        "degraded_rows": response.degraded_rows,
-    }
-    return f'{{"metadata":{_json(metadata)},"results":[{",".join(results)}]}}'.encode()
-
-
-def _verdicts_text(view: ViewVerdicts | None, rows: int) -> str:
-    """The members after `values`; None stands for what came with the request."""
-    if view is None:
-        return f'"statuses":{_json(["PRESENT"] * rows)},"event_timestamps":{_json([_EPOCH_TEXT] * rows)}'
-    text = (
-        f'"statuses":{_json(view.status_names().to_pylist())},"event_timestamps":{_json(iso_instants(view.event_us))}'
-    )
-    if view.reasons.any():
-        text += f',"stale_reasons":{_json([StaleReason(reason).name for reason in view.reasons.tolist()])}'
-    return text
-
-
-def _result_text(values: list[Any], verdicts: str) -> str:
-    return f'{{"values":{_json(values)},{verdicts}}}'
-
-
-def _instant_text(us: int) -> str:
-    import numpy as np
-
-    return iso_instants(np.array([us]))[0]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 # ---------------------------------------------------------------- errors
@@ -288,7 +182,12 @@ async def _on_http(request: Request, error: HTTPException) -> Response:
 
 
 def rest_app(
-    engine: Engine, telemetry: Telemetry, limits: Limits, threads: Executor, ready: Callable[[], bool]
+    engine: Engine,
+    telemetry: Telemetry,
+    limits: Limits,
+    threads: Executor,
+    ready: Callable[[], bool],
+    authenticate: Authenticate,
 ) -> FastAPI:
     """The application over a started engine; lookups run on `threads`."""
     app = FastAPI(
@@ -302,13 +201,13 @@ def rest_app(
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]  # narrower than Exception
     app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
-    _add_lookup(app, engine, limits, threads)
-    _add_operations(app, telemetry, ready)
+    _add_lookup(app, engine, limits, threads, authenticate)
+    _add_operations(app, telemetry, ready, authenticate)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _add_lookup(app: FastAPI, engine: Engine, limits: Limits, threads: Executor) -> None:
+def _add_lookup(app: FastAPI, engine: Engine, limits: Limits, threads: Executor, authenticate: Authenticate) -> None:
     refused = ((400, "Malformed"), (404, "Unknown name"), (409, "STALE, and the service refuses such rows"))
     failed = ((413, "Too large"), (429, "Overloaded"), (500, "A defect"), (503, "The store is away"), (504, "Too slow"))
 
@@ -317,16 +216,18 @@ def _add_lookup(app: FastAPI, engine: Engine, limits: Limits, threads: Executor)
         response_model=OnlineFeaturesResponse,
         responses={status: {"model": Problem, "description": says} for status, says in (*refused, *failed)},
     )
-    async def get_online_features(asked: OnlineFeaturesRequest) -> Response:
+    async def get_online_features(asked: OnlineFeaturesRequest, request: Request) -> Response:
         """The features of many entities, with a verdict per view and row."""
-        within = contextvars.copy_context().run
-        async with asyncio.timeout(TIMEOUT_S):
-            loop = asyncio.get_running_loop()
-            body = await loop.run_in_executor(threads, within, answer, engine, asked, limits)
+        caller = await authenticate(request.headers.getlist("authorization"))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                body = await answer(engine, asked, caller, limits, threads)
+        except NotFoundError as error:
+            raise caller.discreet(error) from None
         return Response(body, media_type="application/json")
 
 
-def _add_operations(app: FastAPI, telemetry: Telemetry, ready: Callable[[], bool]) -> None:
+def _add_operations(app: FastAPI, telemetry: Telemetry, ready: Callable[[], bool], authenticate: Authenticate) -> None:
     @app.get("/health", response_model=Alive)
     async def health() -> Alive:
         """Whether the process answers at all."""
@@ -340,9 +241,11 @@ def _add_operations(app: FastAPI, telemetry: Telemetry, ready: Callable[[], bool
         return problem(503, "the process is stopping; ask another one", grpc.StatusCode.UNAVAILABLE.name)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    def metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         """The numbers of all workers, for Prometheus."""
-        text, content_type = exposition(telemetry.project, telemetry.collect, request.headers.get("accept", ""))
+        (await authenticate(request.headers.getlist("authorization"))).require_operate()
+        accept = request.headers.get("accept", "")
+        text, content_type = await asyncio.to_thread(exposition, telemetry.project, telemetry.collect, accept)
         return Response(text, headers={"content-type": content_type})
 
 
@@ -408,55 +311,3 @@ def _bounded(receive: Receive) -> Receive:
         return message
 
     return part
-
-
-# ---------------------------------------------------------------- the server
-
-
-class _Server(uvicorn.Server):
-    """Without hands on the process's signals: whoever runs the process tells it when to stop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextlib.asynccontextmanager
-async def rest_serving(engine: Engine, telemetry: Telemetry, options: RestOptions) -> AsyncIterator[str]:
-    """A running gateway on a started engine; yields `host:port`, drains on the way out."""
-    listener = _bind(options)
-    with contextlib.closing(listener), ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="rest") as threads:
-        app = rest_app(engine, telemetry, options.limits, threads, lambda: not server.should_exit)
-        server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=max(1, round(options.drain_s)),
-            )
-        )
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield f"{options.host}:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
-
-
-def _bind(options: RestOptions) -> socket.socket:
-    """A listening socket; ConfigError when the port is taken."""
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            (options.host, options.port), family=family, reuse_port=options.reuse_port, backlog=1024
-        )
-        # asyncio sets it only on sockets that name their protocol; without it, every second reply waits 40 ms.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
-    except OSError as error:
-        raise ConfigError(
-            f"cannot serve REST on {options.host}:{options.port}: {error.strerror}; set another rest.port, or 0 for "
-            "a free one"
-        ) from error

@@ -116,12 +116,13 @@ async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions) 
         yield
         return
     try:
-        from serving.rest import RestOptions, rest_serving
+        from serving.rest import anyone
+        from serving.rest_server import RestOptions, rest_serving
     except ModuleNotFoundError as error:
         raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
     host, port = options.rest
     rest = RestOptions(host=host, port=port, limits=options.limits, drain_s=options.drain_s)
-    async with rest_serving(engine, telemetry, rest) as address:
+    async with rest_serving(engine, telemetry, rest, anyone) as address:
         log.info("REST on http://%s", address)
         yield
 

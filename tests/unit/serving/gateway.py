@@ -9,13 +9,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from serving.engine import Engine
-from serving.rest import RestOptions, rest_serving
+from serving.rest import Authenticate, anyone
+from serving.rest_server import RestOptions, rest_serving
 from serving.telemetry import Telemetry
 from serving.wire import Limits
 
 
 @contextmanager
-def gateway(engine: Engine, telemetry: Telemetry, limits: Limits) -> Iterator[str]:
+def gateway(engine: Engine, telemetry: Telemetry, limits: Limits, authenticate: Authenticate = anyone) -> Iterator[str]:
     """A running gateway on a free port; yields its base address."""
     address: Future[str] = Future()
     stopping: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -23,7 +24,7 @@ def gateway(engine: Engine, telemetry: Telemetry, limits: Limits) -> Iterator[st
     async def serve() -> None:
         stop = asyncio.Event()
         stopping.set_result((asyncio.get_running_loop(), stop))
-        async with rest_serving(engine, telemetry, RestOptions(limits=limits, drain_s=5)) as served_at:
+        async with rest_serving(engine, telemetry, RestOptions(limits=limits, drain_s=5), authenticate) as served_at:
             address.set_result(served_at)
             await stop.wait()
 

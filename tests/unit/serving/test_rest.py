@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal as Number
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from featurestore import Bool, Bytes, Date, Decimal, Float32, Float64, Int32, Int64, List, Status, String, Timestamp
 from featurestore.arrow_types import arrow_type
 from featurestore.dtypes import DType
-from featurestore.errors import InputError
+from featurestore.errors import InputError, NotFoundError, ServingError
 from serving.client import FeatureClient
 from serving.rest import BODY_BYTES_MAX
 from serving.rest_values import columns_from_json, json_values
@@ -308,6 +308,45 @@ def test_a_defect_is_told_by_its_request_id_alone(
     assert told["request_id"] in told["detail"]
     assert "hunter2" not in json.dumps(told)
     assert any(told["request_id"] in record.getMessage() for record in caplog.records)
+
+
+# ---------------------------------------------------------------- callers
+
+
+class Guest:
+    """A caller that may read weather, and know of it."""
+
+    def require_read(self, service: str, features: Sequence[str] = ()) -> None:
+        if service or any(not name.startswith("weather:") for name in features):
+            raise ServingError("not for guests")
+
+    def require_operate(self) -> None:
+        raise ServingError("not for guests")
+
+    def discreet(self, error: NotFoundError) -> NotFoundError:
+        return NotFoundError(error.kind, error.name, ["weather@1"])
+
+
+async def guests_only(authorization: Sequence[str]) -> Guest:
+    if authorization != ["Bearer guest"]:
+        raise InputError("show your invitation")
+    return Guest()
+
+
+def test_nothing_is_told_to_a_caller_before_it_is_known_and_allowed(backend: Backend) -> None:
+    weather = {"features": ["weather:temp"], "entities": {"origin": ["JFK"]}}
+    with gateway(backend.engine(), Telemetry(), backend.limits, guests_only) as base:
+        with httpx.Client(base_url=base) as stranger:
+            refused(stranger, 400, **weather)
+            assert stranger.get("/metrics").status_code == 400
+            assert stranger.get("/health").status_code == 200
+        with httpx.Client(base_url=base, headers={"authorization": "Bearer guest"}) as guest:
+            ask(guest, **weather)
+            refused(guest, 409, feature_service="departures", entities={})
+            refused(guest, 409, feature_service="nobody", entities={})
+            assert guest.get("/metrics").status_code == 409
+            unknown = refused(guest, 404, features=["weather:temp", "weather:tmp"], entities={"origin": ["JFK"]})
+            assert "known: weather@1" in unknown["detail"]
 
 
 # ---------------------------------------------------------------- around it
