@@ -87,7 +87,7 @@ def assert_all_answered_well(outcome: tuple[int, str, dict[str, float]], at_leas
     assert returned == 0, said
     assert set(codes) <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}, codes
     assert sum(codes.values()) >= at_least, codes
-    assert codes.get("OK", 0) > at_least / 20, f"few requests reached the lookup: {codes}"
+    assert codes.get("OK", 0) >= 5, f"few requests reached the lookup: {codes}"
 
 
 def test_a_short_fuzz_finds_nothing(backend: Backend, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_short_fuzz_finds_nothing(backend: Backend, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_long_fuzz_finds_nothing(backend: Backend, tmp_path: Path) -> None:
     outcome = fuzz(backend.engine(), backend, tmp_path, "--max-time", str(SLOW_S), "--max-examples", "100000")
-    assert_all_answered_well(outcome, 1_000)
+    assert_all_answered_well(outcome, 5 * QUICK_EXAMPLES)
 
 
 def test_a_planted_fault_is_found(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,8 @@ def test_a_planted_fault_is_found(backend: Backend, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(engine, "respond", faulty)
 
-    returned, said, codes = fuzz(engine, backend, tmp_path, "--max-examples", str(QUICK_EXAMPLES))
+    bounds = ("--max-examples", str(QUICK_EXAMPLES), "--no-shrink", "--max-failures", "1")
+    returned, said, codes = fuzz(engine, backend, tmp_path, *bounds)
 
     assert returned == 1
     assert "Server error" in said
