@@ -6,6 +6,7 @@ Counters of workers that are gone stay, since rates must not fall; their gauges 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,8 @@ from featurestore.errors import ConfigError
 from serving.metrics import BOUNDS_S, FAMILIES, Distribution, Family, Labels, Snapshot, Value
 
 _LES = [*map(str, BOUNDS_S), "+Inf"]
+
+log = logging.getLogger(__name__)
 
 Collect = Callable[[], Snapshot]
 
@@ -107,8 +110,10 @@ def metrics_port(project: str, collect: Collect, host: str, port: int) -> Iterat
         raise ConfigError(
             f"cannot serve metrics on {host}:{port}: {taken}; set another metrics.port, or 0 for a free one"
         ) from error
+    address = f"{host}:{server.server_port}"
+    log.info("metrics on http://%s/metrics", address)
     try:
-        yield f"{host}:{server.server_port}"
+        yield address
     finally:
         server.shutdown()
         server.server_close()

@@ -10,13 +10,14 @@ import fcntl
 import json
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from serving.exposition import Collect, merged
+from serving.exposition import Collect, merged, metrics_port
 from serving.metrics import Distribution, Snapshot
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,18 @@ class MetricsFolder:
             for lock in gone:
                 lock.unlink()
         return retired
+
+
+@contextmanager
+def for_workers(project: str, metrics: tuple[str, int] | None) -> Iterator[Path]:
+    """A folder for the workers that are started meanwhile; answers scrapes for all at `metrics`, if that is set."""
+    with tempfile.TemporaryDirectory(prefix="featurestore-metrics-") as name:
+        folder = Path(name)
+        if metrics is None:
+            yield folder
+            return
+        with metrics_port(project, MetricsFolder(folder).collect, *metrics):
+            yield folder
 
 
 def _locked(path: Path) -> int:

@@ -73,7 +73,7 @@ def run(
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
-        with telemetry.serve_metrics():
+        with telemetry.telling():
             runner.run(_serve_until_signal(engine, options, telemetry, ready))
 
 
@@ -121,7 +121,8 @@ async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions) 
     except ModuleNotFoundError as error:
         raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
     host, port = options.rest
-    rest = RestOptions(host=host, port=port, limits=options.limits, drain_s=options.drain_s)
+    shared = options.telemetry.metrics_folder is not None
+    rest = RestOptions(host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared)
     async with rest_serving(engine, telemetry, rest, anyone) as address:
         log.info("REST on http://%s", address)
         yield

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,8 +24,6 @@ from serving.status_codes import Context, UnaryMethod
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,9 @@ class TelemetryOptions:
     tracing: TracingOptions | None = None
     #: Host and port of /metrics; None: no port of its own.
     metrics: tuple[str, int] | None = None
+    #: Where this process is one of several workers: the folder they share (`metrics_folder.for_workers`), which whoever
+    #: started them answers scrapes from.
+    metrics_folder: Path | None = None
 
 
 class Telemetry:
@@ -58,7 +59,7 @@ class Telemetry:
     def __init__(self, options: TelemetryOptions = TelemetryOptions(), tracing: Tracing | None = None) -> None:
         self.project = options.project
         slow_s = options.logs.slow_s if options.logs else None
-        self._metrics_at = options.metrics
+        self._options = options
         self.metrics = Metrics()
         self.collect: Collect = self.metrics.snapshot
         self._tracing = tracing
@@ -86,14 +87,20 @@ class Telemetry:
             self._slow.look_at(call)
 
     @contextlib.contextmanager
-    def serve_metrics(self) -> Iterator[str | None]:
-        """Answer scrapes on the port of the options meanwhile, if they name one; yields its `host:port`."""
-        if self._metrics_at is None:
+    def telling(self) -> Iterator[str | None]:
+        """Share the numbers meanwhile, as the options say; yields `host:port` of /metrics where it is served here."""
+        if self._options.metrics_folder is not None:
+            from serving.metrics_folder import MetricsFolder  # not where one process is all there is: POSIX only
+
+            folder = MetricsFolder(self._options.metrics_folder)
+            self.collect = folder.collect
+            with folder.publishing(self.metrics.snapshot):
+                yield None
+        elif self._options.metrics is not None:
+            with metrics_port(self.project, self.collect, *self._options.metrics) as address:
+                yield address
+        else:
             yield None
-            return
-        with metrics_port(self.project, self.collect, *self._metrics_at) as address:
-            log.info("metrics on http://%s/metrics", address)
-            yield address
 
 
 @contextlib.contextmanager

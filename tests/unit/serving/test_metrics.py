@@ -40,7 +40,7 @@ from serving.metrics import (
     Snapshot,
     Value,
 )
-from serving.metrics_folder import MetricsFolder
+from serving.metrics_folder import MetricsFolder, for_workers
 from serving.observing import Call, Stage
 from serving.response import ViewVerdicts
 from serving.telemetry import Telemetry, TelemetryOptions
@@ -267,6 +267,25 @@ def test_a_worker_that_ends_leaves_its_last_numbers(tmp_path: Path) -> None:
     assert of(MetricsFolder(tmp_path).collect(), REQUESTS.name) == {("GetOnlineFeatures", "s", "OK"): 1}
 
 
+def test_one_scrape_answers_for_all_workers_on_either_port(tmp_path: Path) -> None:
+    """On the port of whoever started them, and in each of them (REST)."""
+    with metrics_port("p", MetricsFolder(tmp_path).collect, "127.0.0.1", 0) as scraped:
+        telemetries = [Telemetry(TelemetryOptions(metrics_folder=tmp_path)) for _ in range(2)]
+        with telemetries[0].telling(), telemetries[1].telling():
+            for telemetry in telemetries:
+                telemetry.metrics.record(call())
+            until(lambda: scrape(scraped).get(("featurestore_workers", ()), 0) == 2)
+            key = ("featurestore_requests_total", (("code", "OK"), ("method", "GetOnlineFeatures"), ("service", "s")))
+            until(lambda: scrape(scraped).get(key) == 2)
+            assert of(telemetries[0].collect(), REQUESTS.name) == {("GetOnlineFeatures", "s", "OK"): 2}
+
+
+def test_the_folder_of_the_workers_is_gone_with_whoever_started_them() -> None:
+    with for_workers("p", ("127.0.0.1", 0)) as folder, Telemetry(TelemetryOptions(metrics_folder=folder)).telling():
+        until(lambda: of(MetricsFolder(folder).collect(), WORKERS.name) == {(): 1})
+    assert not folder.exists()
+
+
 # ---------------------------------------------------------------- the text
 
 
@@ -332,7 +351,7 @@ def observed(backend: Backend) -> Iterator[tuple[str, str]]:
     telemetry = Telemetry(TelemetryOptions(project="test", metrics=("127.0.0.1", 0)))
     engine = backend.engine()
     watch_views(telemetry.metrics, lambda: engine.catalog.views, backend.state, FixedClock(NOW))
-    with telemetry.serve_metrics() as scraped, server(engine, telemetry=telemetry) as running:
+    with telemetry.telling() as scraped, server(engine, telemetry=telemetry) as running:
         assert scraped is not None
         yield running.target, scraped
 
