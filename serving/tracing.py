@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Callable
 
 from opentelemetry.context import Context
@@ -47,7 +48,7 @@ class Tracing:
 
     def __init__(self, options: TracingOptions, project: str, chance: Callable[[], float] = random.random) -> None:
         self._ratio, self._chance, self._clock = options.ratio, chance, SystemClock()
-        exporter = OTLPSpanExporter(
+        self._exporter = OTLPSpanExporter(
             endpoint=options.endpoint,
             insecure=not options.endpoint.startswith("https://"),
             headers={} if options.authorization is None else {"authorization": options.authorization},
@@ -60,7 +61,7 @@ class Tracing:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                exporter,
+                self._exporter,
                 max_queue_size=SPANS_MAX,
                 max_export_batch_size=BATCH_SPANS_MAX,
                 schedule_delay_millis=EXPORT_EVERY_S * 1000,
@@ -106,8 +107,12 @@ class Tracing:
 
     def close(self) -> None:
         """Send what waits, for a few seconds at most."""
-        self._provider.force_flush(int(EXPORT_TIMEOUT_S * 1000))
-        self._provider.shutdown()
+        sending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        sending.start()
+        sending.join(EXPORT_TIMEOUT_S)
+        if sending.is_alive():  # the library would wait for half a minute
+            self._exporter.shutdown()
+            sending.join(EXPORT_TIMEOUT_S)
 
 
 def _parent(traceparent: str) -> Context | None:
