@@ -173,6 +173,43 @@ class ServingSettings(_Section):
     drain_s: float = Setting(default=10.0, ge=0)
 
 
+class MetricsSettings(_Section):
+    """Prometheus metrics of the serving process."""
+
+    host: str = "127.0.0.1"
+    #: Port of /metrics; 0 takes any free one and logs it. None: no port of its own (REST has /metrics as well).
+    port: _Port | None = None
+
+
+class TracingSettings(_Section):
+    """OpenTelemetry traces of the serving process."""
+
+    #: A collector that takes OTLP over gRPC: http://host:4317, or https://host:4317 for TLS. None: no traces.
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/@\s]+$")] | None = None
+    #: Share of the requests that is traced; those that bring a `traceparent` are traced as it says.
+    ratio: float = Setting(default=0.01, ge=0, le=1)
+    #: Sent as `authorization` with every export, for collectors that want a token.
+    authorization: SecretStr | None = None
+
+
+class LoggingSettings(_Section):
+    """Log lines of the serving process, on stderr."""
+
+    #: json: one object a line.
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    #: Requests that take longer get a line that says where their time went.
+    slow_request_s: float = Setting(default=1.0, gt=0)
+
+
+class RestSettings(_Section):
+    """The REST gateway of the serving process."""
+
+    host: str = "127.0.0.1"
+    #: 0 takes any free port and logs it. None: no gateway.
+    port: _Port | None = None
+
+
 class MaterializationSettings(_Section):
     """Load and publish."""
 
@@ -244,6 +281,10 @@ class Settings(_Section):
     online: OnlineSettings = OnlineSettings()
     definitions: DefinitionsSettings = DefinitionsSettings()
     serving: ServingSettings = ServingSettings()
+    rest: RestSettings = RestSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
+    logging: LoggingSettings = LoggingSettings()
     materialization: MaterializationSettings = MaterializationSettings()
     freshness: FreshnessSettings = FreshnessSettings()
     served_log: ServedLogSettings = ServedLogSettings()

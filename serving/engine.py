@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, TypeVar
-
-import pyarrow as pa
+from functools import lru_cache
+from typing import Any
 
 from featurestore.clock import Clock, to_us
 from featurestore.errors import FeatureStoreError, StoreError
@@ -27,12 +26,15 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.breaker import Breaker
 from serving.catalog import Catalog, RegistryReader
 from serving.freshness import answer_freshness
-from serving.lookup import Asked, OnlineLookup
+from serving.lookup import OnlineLookup
+from serving.observing import Stage, answered, chose, mark
+from serving.plan import ServicePlan
 from serving.response import OnlineResponse
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
     FeatureChoice,
     Limits,
+    LookupRequest,
     ReplyEncoder,
     decode_describe,
     decode_lookup,
@@ -45,7 +47,6 @@ log = logging.getLogger(__name__)
 #: costs each about 0.1 ms, and the interpreter runs one at a time anyway. Larger ones would keep all others waiting.
 INLINE_BYTES_MAX, INLINE_VALUES_MAX = 16 << 10, 100_000
 
-Result = TypeVar("Result")
 #: Takes what was answered, for the served log; never waits.
 Record = Callable[[OnlineResponse], None]
 #: Calls a function with arguments, here or in a thread.
@@ -61,20 +62,6 @@ class Served:
 
     lookup: OnlineLookup
     encoder: ReplyEncoder
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request whose rows are to be fetched, and what will answer it."""
-
-    served: Served
-    asked: Asked
-    reply_format: int
-
-    @property
-    def values(self) -> int:
-        """How many values the reply will have."""
-        return self.asked.rows * len(self.served.lookup.plan.outputs)
 
 
 class Moment:
@@ -155,31 +142,30 @@ class Engine:
 
     async def lookup(self, message: bytes, threads: Executor | None = None) -> bytes:
         """Answer a GetOnlineFeaturesRequest; a large one is worked on in `threads`."""
-        run: Run = _here
-        if threads is not None and len(message) > INLINE_BYTES_MAX:
-            run = partial(_in_thread, threads)
-        prepared = await run(self._prepare, message)
-        if threads is not None and prepared.values > INLINE_VALUES_MAX:
-            run = partial(_in_thread, threads)
+        mark(Stage.QUEUE)
+        run = _in_thread(threads) if threads is not None and len(message) > INLINE_BYTES_MAX else _here
+        request = await run(decode_lookup, message, self._limits)
+        served, response = await self.respond(request, threads)
+        run = _chosen(response.rows, response.plan, threads)
+        reply = await run(served.encoder.encode, response, request.reply_format)
+        mark(Stage.ENCODE)
+        return reply
+
+    async def respond(self, request: LookupRequest, threads: Executor | None = None) -> tuple[Served, OnlineResponse]:
+        """Answer a decoded request: the columns, and what encodes them."""
         try:
-            return await self._answer(prepared, run)
+            return await self._answered(request, threads)
         except StoreError as error:
             # Perhaps a row of a schema that was applied after our plans were compiled: if so, compile and look again.
             if error.retryable or not await asyncio.to_thread(self.refresh):
                 raise
-        return await self._answer(await run(self._prepare, message), run)
+        return await self._answered(request, threads)
 
     def describe(self, message: bytes) -> bytes:
         """Answer a DescribeServiceRequest."""
         moment = self._serving
         plan = moment.served(decode_describe(message, self._limits)).lookup.plan
         return encode_description(plan, moment.catalog.revision)
-
-    def _prepare(self, message: bytes) -> Prepared:
-        request = decode_lookup(message, self._limits)
-        served = self._serving.served(request.choice)
-        asked = served.lookup.prepare(request.keys, request.request, request.max_age)
-        return Prepared(served, asked, request.reply_format)
 
     async def _test_path(self) -> None:
         """A made-up request through the whole path of each service."""
@@ -189,13 +175,34 @@ class Engine:
             fetched = await self._reader.fetch(asked.wanted)
             served.encoder.encode(served.lookup.judged(asked, fetched.rows), pb.REPLY_FORMAT_COLUMNS)
 
-    async def _answer(self, prepared: Prepared, run: Run) -> bytes:
-        fetched = await self._reader.fetch(prepared.asked.wanted)
-        return await run(_finished, prepared, fetched.rows, self.record)
+    async def _answered(self, request: LookupRequest, threads: Executor | None) -> tuple[Served, OnlineResponse]:
+        served = self._serving.served(request.choice)
+        lookup = served.lookup
+        chose(lookup.plan.name)
+        run = _chosen(max(map(len, request.keys.values()), default=0), lookup.plan, threads)
+        asked = await run(lookup.prepare, request.keys, request.request, request.max_age)
+        mark(Stage.PARSE)
+        fetched = await self._reader.fetch(asked.wanted)
+        mark(Stage.FETCH)
+        response = await run(lookup.finish, asked, fetched.rows)
+        mark(Stage.DECODE)
+        answered(response.rows, response.views)
+        if self.record is not None:
+            self.record(response)
+        return served, response
 
     def freshness(self, message: bytes) -> bytes:
         """Answer a GetFreshnessRequest; reads the state store, so it may wait."""
         return answer_freshness(message, self._serving.catalog, self._states, to_us(self._clock.now()))
+
+    def plan(self, choice: FeatureChoice) -> ServicePlan:
+        """What a choice of features takes and gives; NotFoundError lists what there is."""
+        return self._serving.served(choice).lookup.plan
+
+    @property
+    def catalog(self) -> Catalog:
+        """The definitions that are served now."""
+        return self._serving.catalog
 
     @property
     def _serving(self) -> Moment:
@@ -213,17 +220,19 @@ class Engine:
         self._watermarks.refresh([ref for ref, view in catalog.views.items() if view.freshness is not None])
 
 
-def _finished(prepared: Prepared, rows: Sequence[pa.BinaryArray], record: Record | None) -> bytes:
-    response = prepared.served.lookup.finish(prepared.asked, rows)
-    reply = prepared.served.encoder.encode(response, prepared.reply_format)
-    if record is not None:
-        record(response)
-    return reply
+def _chosen(rows: int, plan: ServicePlan, threads: Executor | None) -> Run:
+    """Where to work on so many rows of a plan."""
+    large = threads is not None and rows * len(plan.outputs) > INLINE_VALUES_MAX
+    return _in_thread(threads) if large else _here
 
 
-async def _here(work: Callable[..., Result], *arguments: Any) -> Result:
+async def _here(work: Callable[..., Any], *arguments: Any) -> Any:
     return work(*arguments)
 
 
-async def _in_thread(threads: Executor, work: Callable[..., Result], *arguments: Any) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+def _in_thread(threads: Executor | None) -> Run:
+    async def run(work: Callable[..., Any], *arguments: Any) -> Any:
+        within = contextvars.copy_context().run  # the thread marks and logs for this request
+        return await asyncio.get_running_loop().run_in_executor(threads, within, work, *arguments)
+
+    return run

@@ -29,6 +29,8 @@ from serving.engine import Engine
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
+from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
+from serving.view_gauges import watch_views
 from serving.watermarks import PublishStates
 from serving.wire import Limits
 
@@ -58,6 +60,9 @@ class ServeOptions:
     drain_s: float = 30.0
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
+    telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
+    #: Where the REST gateway listens; None: nowhere.
+    rest: tuple[str, int] | None = None
 
 
 def run(
@@ -74,18 +79,25 @@ def run(
     """
     engine = Engine(registry, states, store, clock, options.limits)
     engine.start()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_until_signal(engine, options, ready))
+    with (
+        open_telemetry(options.telemetry) as telemetry,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
+        with telemetry.telling():
+            runner.run(_serve_until_signal(engine, options, telemetry, ready))
 
 
-async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Callable[[str], None]) -> None:
+async def _serve_until_signal(
+    engine: Engine, options: ServeOptions, telemetry: Telemetry, ready: Callable[[str], None]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
-    async with serving(engine, options) as address:
+    async with serving(engine, options, telemetry) as address:
         ready(address)
         await stop.wait()
         if options.worker:
@@ -94,19 +106,22 @@ async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Call
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
+async def serving(engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
+    telemetry = telemetry or Telemetry()
     async with contextlib.AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
         await stack.enter_async_context(engine.reading(options.store_timeout_s))
         engine.record = stack.enter_context(recording(options.served_log))
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options))
+        server = grpc.aio.server(
+            interceptors=[ObservingInterceptor(telemetry), ErrorInterceptor()], options=_channel_options(options)
+        )
         server.add_generic_rpc_handlers((_servicer(engine, threads, options).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
@@ -116,6 +131,25 @@ async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
 def _servicer(engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions) -> FeatureServing:
     admission = Admission(options.in_flight_max, options.queue_max)
     return FeatureServing(engine, threads, admission, large=Admission(THREADS_MAX, options.queue_max))
+
+
+@contextlib.asynccontextmanager
+async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions) -> AsyncIterator[None]:
+    """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
+    if options.rest is None:
+        yield
+        return
+    try:
+        from serving.rest import anyone
+        from serving.rest_server import RestOptions, rest_serving
+    except ModuleNotFoundError as error:
+        raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
+    host, port = options.rest
+    shared = options.telemetry.metrics_folder is not None
+    rest = RestOptions(host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared)
+    async with rest_serving(engine, telemetry, rest, anyone) as address:
+        log.info("REST on http://%s", address)
+        yield
 
 
 @contextlib.asynccontextmanager

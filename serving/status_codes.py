@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -27,16 +26,15 @@ from featurestore.errors import (
     StoreUnreachable,
 )
 from serving.admission import Overloaded
+from serving.logs import LineBudget
+from serving.observing import REQUEST_ID, current, request_id_from
 
 log = logging.getLogger(__name__)
 
 #: gRPC sends messages in a header, percent-encoded; 8 KiB is all that peers accept of headers.
 MESSAGE_CHARS_MAX = 1_000
-REQUEST_ID = "x-request-id"
 #: Trailing metadata of a request that was turned away: when to come back, in milliseconds.
 RETRY_AFTER = "retry-after-ms"
-#: A caller's request id longer than this is cut: it ends up in logs and headers.
-REQUEST_ID_CHARS_MAX = 64
 
 CODES: dict[type[BaseException], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -52,6 +50,22 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """Error class -> code; a class that does not stand here has the code of its nearest ancestor, or INTERNAL."""
+
+HTTP_CODES: dict[grpc.StatusCode, int] = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.FAILED_PRECONDITION: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+"""The same code over REST."""
+
+#: Lines about refused requests: a broken client, or an overload, must not fill the log.
+_refusals = LineBudget()
 
 Context: TypeAlias = grpc.aio.ServicerContext
 UnaryMethod = Callable[[Any, Context], Awaitable[Any]]
@@ -97,22 +111,26 @@ def guarded(method: UnaryMethod, name: str) -> UnaryMethod:
 
 async def _report(error: Exception, method: str, context: Context) -> None:
     request_id = request_id_of(context)
-    code = status_code(error)
-    if code is grpc.StatusCode.INTERNAL:
-        log.error("request %s: %s failed", request_id, method, exc_info=error)
-        message = f"a defect of the server; it is in its log under request id {request_id}"
-    else:
-        log.info("request %s: %s refused with %s: %s", request_id, method, code.name, error)
-        message = str(error) or "the deadline passed before the answer was there"
+    code, message = told(error, method, request_id)
     trailing = [(REQUEST_ID, request_id)]
     if isinstance(error, Overloaded):
         trailing.append((RETRY_AFTER, str(error.retry_after_ms)))
     await context.abort(code, message[:MESSAGE_CHARS_MAX], tuple(trailing))
 
 
+def told(error: Exception, method: str, request_id: str) -> tuple[grpc.StatusCode, str]:
+    """The code and the words that the client gets for an error, which is logged here."""
+    code = status_code(error)
+    if code is grpc.StatusCode.INTERNAL:
+        log.error("request %s: %s failed", request_id, method, exc_info=error)
+        return code, f"a defect of the server; it is in its log under request id {request_id}"
+    if (more := _refusals.take()) is not None:
+        log.info("request %s: %s refused with %s: %s%s", request_id, method, code.name, error, more)
+    return code, str(error) or "the deadline passed before the answer was there"
+
+
 def request_id_of(context: Context) -> str:
-    """The caller's id of the request, or a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID and isinstance(value, str) and value:
-            return value[:REQUEST_ID_CHARS_MAX]
-    return uuid.uuid4().hex
+    """The id of the request being answered."""
+    if call := current():
+        return call.request_id
+    return request_id_from(dict(context.invocation_metadata() or ()).get(REQUEST_ID))

@@ -38,6 +38,11 @@ class Limits:
     #: Bytes of a request or reply message.
     message_bytes_max: int = 64 << 20
 
+    def check_rows(self, rows: int, what: str) -> None:
+        """InputError when a column has too many rows."""
+        if rows > self.rows_max:
+            raise InputError(f"{what} has {rows} rows, at most {self.rows_max} fit one request; split it into several")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureChoice:
@@ -93,22 +98,22 @@ def _choice(
 ) -> FeatureChoice:
     if asked.WhichOneof("features") is None:
         raise InputError("the request names neither a service nor features; set one of them")
-    features = tuple(asked.feature_list.features)
+    return feature_choice(asked.service, tuple(asked.feature_list.features), full_names, limits)
+
+
+def feature_choice(service: str, features: tuple[str, ...], full_names: bool, limits: Limits) -> FeatureChoice:
+    """The choice that a request names; InputError when it names nothing, or too much."""
     if len(features) > limits.features_max:
         raise InputError(f"{len(features)} features are asked for, at most {limits.features_max} fit one request")
-    if not features and not asked.service:
+    if not features and not service:
         raise InputError("the name of the service is empty, and no features are named; name a service, or features")
-    return FeatureChoice(service=asked.service, features=features, full_names=full_names)
+    return FeatureChoice(service=service, features=features, full_names=full_names)
 
 
 def _columns(columns: Iterable[pb.Column], what: str, limits: Limits) -> dict[str, pa.Array]:
     decoded: dict[str, pa.Array] = {}
     for column in columns:
-        if column.rows > limits.rows_max:
-            raise InputError(
-                f"{what} {column.name!r} has {column.rows} rows, at most {limits.rows_max} fit one request; "
-                "split it into several"
-            )
+        limits.check_rows(column.rows, f"{what} {column.name!r}")
         if column.name in decoded:
             raise InputError(f"{what} {column.name!r} is given twice; give each column once")
         decoded[column.name] = decode_column(column, f"{what} {column.name!r}")

@@ -35,6 +35,7 @@ LONG_MODULES: dict[str, str] = {
 BROAD_EXCEPTS: dict[str, str] = {
     "featurestore/cli/main.py": "the last resort: a defect of ours becomes exit code 70 and a report",
     "featurestore/registry/load.py": "user code runs here, and whatever it raises is a problem of its file",
+    "serving/rest.py": "the outermost layer of REST: a defect of ours becomes a 500 with the request's id",
     "serving/status_codes.py": "the interceptor: a defect of ours becomes INTERNAL, with the request's id in the log",
 }
 """`path` -> why it may catch everything. A handler that ends with a bare `raise` needs no entry."""

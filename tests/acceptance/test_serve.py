@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,43 @@ def test_a_client_finds_the_server_that_took_over_the_port(repository: Path) -> 
         with served(repository, "--port", port) as (_, same):
             assert same == address
             assert len(client.get_online_features("comfort", {"station": ["north"]})) == 1
+
+
+def test_rest_metrics_and_json_lines_beside_grpc(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their addresses are in the log; REST answers what `get-online-features` shows; a scrape counts it."""
+    monkeypatch.setenv("FEATURESTORE_METRICS_PORT", "0")
+    monkeypatch.setenv("FEATURESTORE_LOGGING_FORMAT", "json")
+    with served(repository, "--rest-port", "0") as (process, _):
+        assert process.stderr is not None
+        said: dict[str, str] = {}
+        while len(said) < 2:
+            line = json.loads(process.stderr.readline())
+            name, _, address = line["message"].partition(" on ")
+            if name in ("REST", "metrics"):
+                said[name] = address
+        asked = json.dumps({"feature_service": "comfort", "entities": {"station": ["north", "east"]}}).encode()
+        headers = {"content-type": "application/json", "x-request-id": "mine"}
+        request = urllib.request.Request(f"{said['REST']}/get-online-features", asked, headers)
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            assert reply.headers["x-request-id"] == "mine"
+            answer = json.load(reply)
+        with urllib.request.urlopen(said["metrics"], timeout=10) as reply:
+            scraped = reply.read().decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+    shown = run(
+        "-C", str(repository), "--now", NOW, "--json",
+        "get-online-features", "--service", "comfort", "--key", "station=north", "--key", "station=east",
+    )  # fmt: skip
+    columns = {
+        name: result["values"]
+        for name, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)
+    }
+    assert columns == {name: json.loads(shown.stdout)[name] for name in columns}
+    assert answer["results"][1]["statuses"] == ["PRESENT", "NOT_FOUND"]
+    assert 'featurestore_requests_total{code="OK",method="/get-online-features"' in scraped
+    assert "featurestore_view_watermark_age_seconds{" in scraped
 
 
 def test_a_taken_port_ends_it_with_the_users_exit_code(repository: Path) -> None:

@@ -239,3 +239,30 @@ def test_a_project_named_like_a_schema_of_postgres_is_refused(tmp_path: Path, pr
     says = fault(write(tmp_path, SHARED.replace("shop", project)))
 
     assert "has the name of a schema of Postgres; name it otherwise" in says
+
+
+def test_what_the_serving_process_tells_is_off_until_named(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path), {})
+    assert (settings.metrics.port, settings.rest.port, settings.tracing.endpoint) == (None, None, None)
+    assert (settings.logging.format, settings.logging.level) == ("text", "info")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[tracing]\nendpoint = "collector:4317"\n', "tracing.endpoint"),
+        ('[tracing]\nendpoint = "http://user:secret@collector:4317"\n', "tracing.endpoint"),
+        ("[tracing]\nratio = 1.5\n", "tracing.ratio = 1.5"),
+        ('[logging]\nformat = "xml"\n', "logging.format = 'xml'"),
+        ("[logging]\nslow_request_s = 0\n", "logging.slow_request_s = 0"),
+        ("[metrics]\nport = 70000\n", "metrics.port = 70000"),
+    ],
+)
+def test_bad_settings_of_what_is_told_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in fault(write(tmp_path, f'project = "shop"\n{text}'))
+
+
+def test_the_token_of_the_collector_is_a_secret(tmp_path: Path) -> None:
+    environ = {"FEATURESTORE_TRACING_AUTHORIZATION": "Bearer hunter2"}
+    settings = load_settings(write(tmp_path), environ)
+    assert "hunter2" not in str(shown(settings)) + repr(settings)

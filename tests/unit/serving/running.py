@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -16,13 +17,15 @@ from featurestore_client import AsyncFeatureClient
 from serving.engine import Engine
 from serving.server import ServeOptions, serving
 from serving.servicer import SERVICE
+from serving.telemetry import Telemetry
 
 
 class Running:
     """A server on a free port; raises what keeps it from starting."""
 
-    def __init__(self, engine: Engine, options: ServeOptions) -> None:
+    def __init__(self, engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None) -> None:
         self._address: Future[str] = Future()
+        self._telemetry = telemetry
         self._thread = threading.Thread(target=self._run, args=(engine, options))
         self._thread.start()
         self.target = self._address.result(timeout=20)
@@ -43,7 +46,7 @@ class Running:
     async def _serve(self, engine: Engine, options: ServeOptions) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with serving(engine, options) as address:
+            async with serving(engine, options, self._telemetry) as address:
                 self._address.set_result(address)
                 await self._stopping.wait()
         except FeatureStoreError as error:
@@ -51,14 +54,24 @@ class Running:
 
 
 @contextlib.contextmanager
-def server(engine: Engine, options: ServeOptions | None = None) -> Iterator[Running]:
+def server(
+    engine: Engine, options: ServeOptions | None = None, telemetry: Telemetry | None = None
+) -> Iterator[Running]:
     """A running server that looks for applies often; drained at the end."""
-    running = Running(engine, options or ServeOptions(port=0, poll_s=0.05, drain_s=5.0))
+    running = Running(engine, options or ServeOptions(port=0, poll_s=0.05, drain_s=5.0), telemetry)
     try:
         yield running
     finally:
         running.stop()
         running.join()
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for it to hold."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.02)
 
 
 def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] = (), timeout_s: float = 5) -> bytes:

@@ -1,0 +1,60 @@
+"""What `serve` hands to the serving process, out of the settings and the flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featurestore.settings import Settings
+from serving.logs import LogOptions
+from serving.served_log import ServedLogOptions
+from serving.server import ServeOptions
+from serving.telemetry import TelemetryOptions, TracingOptions
+from serving.wire import Limits
+
+
+def serve_options(
+    settings: Settings, host: str, port: int, rest_port: int | None, metrics_folder: Path | None
+) -> ServeOptions:
+    """Options of one process; with a folder for its numbers it is one of several workers on the port."""
+    serving = settings.serving
+    return ServeOptions(
+        host=host,
+        port=port,
+        worker=metrics_folder is not None,
+        limits=Limits(
+            rows_max=serving.max_keys,
+            features_max=serving.max_features,
+            message_bytes_max=serving.max_message_bytes,
+        ),
+        in_flight_max=serving.in_flight_max,
+        queue_max=serving.queue_max,
+        store_timeout_s=serving.store_timeout_s,
+        drain_s=serving.drain_s,
+        telemetry=_telemetry(settings, metrics_folder),
+        rest=None if rest_port is None else (settings.rest.host, rest_port),
+        served_log=_served_log(settings),
+    )
+
+
+def _served_log(settings: Settings) -> ServedLogOptions | None:
+    log = settings.served_log
+    if log.path is None:
+        return None
+    return ServedLogOptions(folder=log.path, sample=log.sample, max_bytes=log.max_bytes, queue_rows=log.queue_rows)
+
+
+def _telemetry(settings: Settings, metrics_folder: Path | None) -> TelemetryOptions:
+    metrics, tracing, logging = settings.metrics, settings.tracing, settings.logging
+    return TelemetryOptions(
+        project=settings.project,
+        logs=LogOptions(format=logging.format, level=logging.level, slow_s=logging.slow_request_s),
+        tracing=None
+        if tracing.endpoint is None
+        else TracingOptions(
+            endpoint=tracing.endpoint,
+            ratio=tracing.ratio,
+            authorization=tracing.authorization.get_secret_value() if tracing.authorization else None,
+        ),
+        metrics=None if metrics.port is None else (metrics.host, metrics.port),
+        metrics_folder=metrics_folder,
+    )

@@ -1,0 +1,40 @@
+"""A REST gateway on its own thread and event loop, as tests start and end it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from serving.engine import Engine
+from serving.rest import Authenticate, anyone
+from serving.rest_server import RestOptions, rest_serving
+from serving.telemetry import Telemetry
+from serving.wire import Limits
+
+
+@contextmanager
+def gateway(engine: Engine, telemetry: Telemetry, limits: Limits, authenticate: Authenticate = anyone) -> Iterator[str]:
+    """A running gateway on a free port; yields its base address."""
+    address: Future[str] = Future()
+    stopping: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        stopping.set_result((asyncio.get_running_loop(), stop))
+        options = RestOptions(limits=limits, drain_s=5)
+        async with engine.reading(5.0), rest_serving(engine, telemetry, options, authenticate) as served_at:
+            address.set_result(served_at)
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        yield f"http://{address.result(timeout=20)}"
+    finally:
+        loop, stop = stopping.result(timeout=20)
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=20)
+        assert not thread.is_alive()
