@@ -369,6 +369,8 @@ def test_a_scrape_tells_what_clients_got(backend: Backend, observed: tuple[str, 
             client.get_online_features("nobody", {"origin": ["JFK"]})
         with pytest.raises(RequestFailed):
             client.get_online_features("airport_now", {"orign": ["JFK"]})
+    refused = ("code", "INVALID_ARGUMENT"), ("method", "GetOnlineFeatures"), ("service", "airport_now")
+    until(lambda: ("featurestore_requests_total", refused) in scrape(scraped))  # a refusal is sent, then counted
     after = scrape(scraped)
 
     def grown(name: str, **labels: str) -> float:
