@@ -87,7 +87,8 @@ class MetricsFolder:
         if gone:
             retired = merged([], [retired, *(_read(lock.with_suffix(".json")) for lock in gone)])
             for lock in gone:  # the lock last: a crash between may lose a dead worker's counts, never add them twice
-                lock.with_suffix(".json").unlink(missing_ok=True)
+                for suffix in (".json", ".draft"):  # a draft of one that was killed while it wrote
+                    lock.with_suffix(suffix).unlink(missing_ok=True)
             _write(self._path / _RETIRED, retired)
             for lock in gone:
                 lock.unlink()

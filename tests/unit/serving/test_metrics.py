@@ -260,6 +260,14 @@ def test_killed_and_ended_workers_keep_their_counts_and_lose_their_gauges(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folding", "retired.json"]
 
 
+def test_a_worker_killed_while_it_wrote_leaves_no_file(tmp_path: Path) -> None:
+    for suffix, content in ((".lock", ""), (".json", "{}"), (".draft", '{"half')):
+        (tmp_path / f"7-ab{suffix}").write_text(content)
+
+    assert MetricsFolder(tmp_path).collect() == Snapshot()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folding", "retired.json"]
+
+
 def test_a_worker_that_ends_leaves_its_last_numbers(tmp_path: Path) -> None:
     metrics = Metrics()
     with MetricsFolder(tmp_path).publishing(metrics.snapshot, publish_s=3600):
@@ -371,6 +379,8 @@ def test_a_scrape_tells_what_clients_got(backend: Backend, observed: tuple[str, 
             client.get_online_features("nobody", {"origin": ["JFK"]})
         with pytest.raises(RequestFailed):
             client.get_online_features("airport_now", {"orign": ["JFK"]})
+    refused = ("code", "INVALID_ARGUMENT"), ("method", "GetOnlineFeatures"), ("service", "airport_now")
+    until(lambda: ("featurestore_requests_total", refused) in scrape(scraped))  # a refusal is sent, then counted
     after = scrape(scraped)
 
     def grown(name: str, **labels: str) -> float:
