@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -156,25 +157,36 @@ def test_nobody_there_is_unavailable_and_says_where(open_client: Open) -> None:
 def test_metadata_of_the_client_and_of_the_call_are_sent(open_client: Open) -> None:
     with (
         scripted() as server,
-        open_client(server.target, metadata=[("authorization", "Bearer t")]) as client,
+        open_client(server.target, metadata=[("traceparent", "00-1")]) as client,
     ):
         ask(client, metadata=[("x-request-id", "mine")])
 
-    assert server.metadata[0]["authorization"] == "Bearer t"
+    assert server.metadata[0]["traceparent"] == "00-1"
     assert server.metadata[0]["x-request-id"] == "mine"
 
 
-def test_credentials_make_the_channel_tls(open_client: Open) -> None:
+def test_a_file_of_authorities_makes_the_channel_tls_and_a_token_goes_with_each_call(
+    open_client: Open, tmp_path: Path
+) -> None:
     authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate = authority.issue_cert("localhost")
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     secure = grpc.ssl_server_credentials([(certificate.private_key_pem.bytes(), chain)])
+    tokens = iter(["first", "second"])
     with scripted(credentials=secure) as server:
-        trusting = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
-        with open_client(server.target, credentials=trusting) as client:
-            assert len(ask(client)) == 7
+        with open_client(server.target, tls=fc.Tls(ca=tmp_path / "ca.pem"), token=lambda: next(tokens)) as client:
+            ask(client)
+            ask(client)
         with open_client(server.target, timeout_s=0.3) as client, pytest.raises(fc.Unavailable):
             ask(client)
+
+    assert [sent["authorization"] for sent in server.metadata] == ["Bearer first", "Bearer second"]
+
+
+def test_a_token_is_not_sent_to_another_machine_in_plaintext(open_client: Open) -> None:
+    with pytest.raises(ValueError, match="readable to all"):
+        open_client("features.example:6566", token="secret")
 
 
 def test_threads_share_a_client() -> None:

@@ -85,7 +85,11 @@ class Awaited:
 
     def __init__(self, target: str, **options: Any) -> None:
         self._runner = asyncio.Runner()
-        self._client = self._runner.run(self._made(target, options))
+        try:
+            self._client = self._runner.run(self._made(target, options))
+        except BaseException:
+            self._runner.close()
+            raise
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)

@@ -3,6 +3,7 @@
 Needs grpcio, protobuf and numpy; pyarrow (extra `arrow`) only where Arrow is handed in or asked for.
 """
 
+from featurestore_client.access import Tls
 from featurestore_client.aio import AsyncFeatureClient
 from featurestore_client.client import FeatureClient
 from featurestore_client.description import FieldDescription, JoinKey, ServiceDescription, ViewDescription
@@ -40,6 +41,7 @@ __all__ = [
     "ServiceDescription",
     "StaleReason",
     "Status",
+    "Tls",
     "Unauthenticated",
     "Unavailable",
     "ViewDescription",

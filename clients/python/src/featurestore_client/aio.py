@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from featurestore_client import calls
+from featurestore_client.access import Tls, Token, authorization, require_private
 from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
@@ -33,15 +34,19 @@ class AsyncFeatureClient:
         *,
         timeout_s: float = calls.TIMEOUT_S,
         retries: Retries | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
+        token: Token | None = None,
+        allow_plaintext_token: bool = False,
         metadata: Metadata = (),
     ) -> None:
-        self._timeout_s, self._retries, self._metadata = timeout_s, retries or Retries(), tuple(metadata)
+        require_private(target, token, tls, allow_plaintext_token=allow_plaintext_token)
+        self._timeout_s, self._retries = timeout_s, retries or Retries()
+        self._token, self._metadata = token, tuple(metadata)
         options = calls.CHANNEL_OPTIONS
         self._channel = (
             grpc.aio.insecure_channel(target, options)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options)
+            if tls is None
+            else grpc.aio.secure_channel(target, tls.credentials(), options)
         )
         self._methods = {
             method: self._channel.unary_unary(method.path, response_deserializer=method.parse)
@@ -96,7 +101,7 @@ class AsyncFeatureClient:
     async def _answer(
         self, call: calls.Call[Answer], retries: Retries, timeout_s: float | None, metadata: Metadata
     ) -> Answer:
-        method, sent = self._methods[call.method], (*self._metadata, *metadata)
+        method, sent = self._methods[call.method], (*self._metadata, *metadata, *authorization(self._token))
         attempts = Attempts(retries, self._timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
