@@ -26,7 +26,7 @@ SUFFIX = ".arrows"
 SEPARATOR = ","
 _VERSION = {b"featurestore.served_log": b"1"}
 
-#: `reply` numbers the replies of a file, `row` the rows of a reply. `fields` are those of `view` that the reply shows,
+#: `reply` numbers the replies of a worker, `row` the rows of a reply. `fields` are those of `view` that it shows,
 #: and `digest` is that of their values. Times and sequence are the stored row's, null where none was found. A record
 #: without a view says that so many reply rows were `dropped` before it.
 SCHEMA = pa.schema(

@@ -114,6 +114,9 @@ def served(small: SmallRepository, **settings: str) -> Iterator[tuple[subprocess
             ready, _, _ = select.select([process.stdout], [], [], 30)
             assert ready, "it did not get ready"
             yield process, process.stdout.readline().strip().removeprefix("serving on ")
+            # A process killed between a delivery and its note leaves the next one to repeat it.
+            process.terminate()
+            assert process.wait(timeout=30) == 0
         finally:
             process.kill()
 
