@@ -17,6 +17,7 @@ from featurestore.errors import InputError, SourceError, suggest
 from featurestore.field import Field
 from featurestore.ingest.canonical import Reading, convert
 from featurestore.ingest.gate import check_column
+from featurestore.ingest.rules import Rule
 
 
 def arrow_columns(columns: Mapping[str, object], what: str) -> dict[str, pa.Array]:
@@ -44,10 +45,15 @@ def key_columns(columns: Mapping[str, pa.Array], dtypes: Mapping[str, DType], ow
     return {name: exact(columns[name], dtype, f"join key {name!r}") for name, dtype in dtypes.items()}
 
 
-def request_columns(columns: Mapping[str, pa.Array], fields: Mapping[str, Field], owner: str) -> dict[str, pa.Array]:
-    """Exactly the request fields, in declared order, canonical and within their contracts."""
+def request_columns(
+    columns: Mapping[str, pa.Array], fields: Mapping[str, tuple[Field, Sequence[Rule]]], owner: str
+) -> dict[str, pa.Array]:
+    """Exactly the request fields, each with its rules, in declared order, canonical and within their contracts."""
     check_names(columns, fields, "request field", owner)
-    return {name: contracted(columns[name], field, f"request field {name!r}") for name, field in fields.items()}
+    return {
+        name: contracted(columns[name], field, rules, f"request field {name!r}")
+        for name, (field, rules) in fields.items()
+    }
 
 
 def check_names(given: Collection[str], wanted: Collection[str], what: str, owner: str) -> None:
@@ -73,10 +79,10 @@ def exact(column: pa.Array, dtype: DType, what: str) -> pa.Array:
     return converted.values
 
 
-def contracted(column: pa.Array, field: Field, what: str) -> pa.Array:
+def contracted(column: pa.Array, field: Field, rules: Sequence[Rule], what: str) -> pa.Array:
     """A request field's column, canonical and within the field's contract: the check that training spines pass."""
     try:
-        values, broken = check_column(field, column)
+        values, broken = check_column(field, column, rules)
     except SourceError as error:
         raise InputError(f"{what} is {column.type}, it must be {field.dtype}; cast it before the call") from error
     if broken:

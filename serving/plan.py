@@ -15,6 +15,7 @@ from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.fingerprint import service_signature
+from featurestore.ingest.rules import Rule, field_rules
 from featurestore.matrix import MatrixPlan
 from featurestore.online.row_codec import RowDecoder
 from featurestore.outputs import Output, common_join_keys, pinned_views, service_outputs
@@ -65,6 +66,11 @@ class ServicePlan:
     def request_fields(self) -> dict[str, Field]:
         """The request fields by name, in declared order."""
         return {field.name: field for field in self.service.request_fields}
+
+    @cached_property
+    def request_rules(self) -> dict[str, tuple[Field, tuple[Rule, ...]]]:
+        """Each request field with the rules of its contract, made once: requests come by the thousand."""
+        return {name: (field, tuple(field_rules(field))) for name, field in self.request_fields.items()}
 
     @cached_property
     def matrix(self) -> MatrixPlan:

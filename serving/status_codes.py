@@ -25,6 +25,7 @@ from featurestore.errors import (
     StoreFull,
     StoreUnreachable,
 )
+from featurestore_client.errors import RETRY_AFTER_MS
 from serving.admission import Overloaded
 from serving.logs import LineBudget
 from serving.observing import REQUEST_ID, current, request_id_from
@@ -33,8 +34,6 @@ log = logging.getLogger(__name__)
 
 #: gRPC sends messages in a header, percent-encoded; 8 KiB is all that peers accept of headers.
 MESSAGE_CHARS_MAX = 1_000
-#: Trailing metadata of a request that was turned away: when to come back, in milliseconds.
-RETRY_AFTER = "retry-after-ms"
 
 CODES: dict[type[BaseException], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -114,7 +113,7 @@ async def _report(error: Exception, method: str, context: Context) -> None:
     code, message = told(error, method, request_id)
     trailing = [(REQUEST_ID, request_id)]
     if isinstance(error, Overloaded):
-        trailing.append((RETRY_AFTER, str(error.retry_after_ms)))
+        trailing.append((RETRY_AFTER_MS, str(error.retry_after_ms)))
     await context.abort(code, message[:MESSAGE_CHARS_MAX], tuple(trailing))
 
 

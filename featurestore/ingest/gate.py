@@ -6,7 +6,7 @@ aside costs work of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from featurestore.errors import ContractViolation, SourceError
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.ingest.canonical import Converted, Reading, convert
-from featurestore.ingest.rules import Mask, field_rules
+from featurestore.ingest.rules import Mask, Rule, field_rules
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import QUARANTINE_SCHEMA
 
@@ -178,13 +178,22 @@ class Gate:
         return pa.table(columns).cast(QUARANTINE_SCHEMA)
 
 
-def check_column(declared: Field, column: pa.Array) -> tuple[pa.Array, Mapping[str, Mask]]:
-    """A request field's values, canonical, and the rows that break each of its rules (empty when all keep them)."""
+def check_column(
+    declared: Field, column: pa.Array, rules: Sequence[Rule] | None = None
+) -> tuple[pa.Array, Mapping[str, Mask]]:
+    """A request field's values, canonical, and the rows that break each of its rules (empty when all keep them).
+
+    `rules` are its `field_rules`, where somebody keeps them ready.
+    """
     converted = convert(column, declared.name, declared.dtype, Reading())
-    faults = converted.fault_mask
-    broken = {f"{declared.name} has no exact {declared.dtype} value": faults} if faults.any() else {}
-    for rule in field_rules(declared):
-        rows = rule.breaches(converted.values) & ~faults
+    faults = converted.faults
+    broken = {}
+    if faults is not None and faults.any():
+        broken[f"{declared.name} has no exact {declared.dtype} value"] = faults
+    for rule in field_rules(declared) if rules is None else rules:
+        rows = rule.breaches(converted.values)
+        if faults is not None:
+            rows = rows & ~faults
         if rows.any():
             broken[rule.says] = rows
     return converted.values, broken

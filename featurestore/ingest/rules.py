@@ -97,5 +97,7 @@ def _nulls(column: pa.Array) -> Mask:
 
 def _broken(kept: pa.Array, column: pa.Array) -> Mask:
     """Rows where the rule is false; where the value is null it holds."""
+    if kept.false_count == 0:
+        return np.zeros(len(kept), dtype=np.bool_)
     broken = pc.and_(pc.invert(kept.fill_null(True)), column.is_valid())
     return broken.to_numpy(zero_copy_only=False)

@@ -53,7 +53,8 @@ def encode_keys(
     ]
     version = np.full((len(arrays[0]), 1), KEY_VERSION, dtype=np.uint8)
     keys = packing.join(list(_merged([version, *pieces])))
-    _check_lengths(keys, arrays, names)
+    if not all(isinstance(piece, np.ndarray) for piece in pieces):
+        _check_lengths(keys, arrays, names)
     if any(array.null_count for array in arrays):
         nulls = np.logical_or.reduce([packing.null_mask(array) for array in arrays])
         keys = pc.if_else(pa.array(nulls), pa.scalar(None, pa.binary()), keys)
@@ -230,5 +231,7 @@ def _hash_start(lengths: NDArray[np.uint64], seed: np.uint64) -> NDArray[np.uint
 
 
 def _hash_step(state: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    mixed = (state ^ words) * _HASH_WORD
-    return mixed ^ (mixed >> _HASH_HALF)
+    mixed = state ^ words
+    mixed *= _HASH_WORD
+    mixed ^= mixed >> _HASH_HALF
+    return mixed

@@ -41,7 +41,6 @@ class _Place:
     future: asyncio.Future[list[Any]]
     count: int
     sent_at: float
-    answers: list[Any]
 
 
 class Link:
@@ -146,6 +145,7 @@ class _Protocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader(protocolError=redis_errors.InvalidResponse, replyError=BaseParser.parse_error)
         self._places: deque[_Place] = deque()
+        self._answers: list[Any] = []
         self._transport: asyncio.Transport
         #: Done, with the reason, once the connection has ended.
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
@@ -154,22 +154,22 @@ class _Protocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
-        parser, places = self._parser, self._places
+        places, answers = self._places, self._answers
         try:
-            parser.feed(data)
-            while places:
-                place = places[0]
-                answers = place.answers
-                for _ in range(place.count - len(answers)):
-                    answer = parser.gets()
-                    if answer is False:
-                        return
-                    answers.append(answer)
-                places.popleft()
-                if not place.future.done():
-                    place.future.set_result(answers)
+            self._parser.feed(data)
+            # `gets` gives False when it needs more bytes; no command of ours is answered with a number that equals it.
+            answers.extend(iter(self._parser.gets, False))
         except redis_errors.InvalidResponse as error:
             self.abort(error)
+            return
+        first = 0
+        while places and len(answers) - first >= places[0].count:
+            place = places.popleft()
+            last = first + place.count
+            if not place.future.done():
+                place.future.set_result(answers[first:last])
+            first = last
+        del answers[:first]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(redis_errors.ConnectionError(str(exc) if exc else "Connection closed by server."))
@@ -180,7 +180,7 @@ class _Protocol(asyncio.Protocol):
         if self.lost.done():
             future.set_exception(self.lost.result())
             return future
-        self._places.append(_Place(future, count, self._loop.time(), []))
+        self._places.append(_Place(future, count, self._loop.time()))
         self._transport.write(commands)
         return future
 

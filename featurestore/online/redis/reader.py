@@ -31,6 +31,7 @@ TRIES, PAUSE_S = 10, 0.02
 _HGET = protocol.head(3) + protocol.bulk(b"HGET")
 _ASKING = protocol.command(b"ASKING")
 _END = b"\r\n"
+_SIZE = b"$%d\r\n"
 _TOKEN_FIELD = protocol.bulk(TOKEN).removesuffix(_END)
 
 
@@ -161,9 +162,10 @@ async def _asked(link: Link, commands: list[bytes]) -> list[Any]:
 
 
 def _questions(heads: list[bytes], buckets: list[int], keys: pa.BinaryArray) -> Iterable[bytes]:
-    """An HGET for each key, without its end."""
+    """An HGET for each key, without its end: joined in C, since Python would take twice as long as the server."""
     fields = keys.to_pylist()
-    return [b"%b$%d\r\n%b" % (heads[bucket], len(key), key) for bucket, key in zip(buckets, fields, strict=True)]
+    sizes = map(_SIZE.__mod__, map(len, fields))
+    return map(b"".join, zip(map(heads.__getitem__, buckets), sizes, fields, strict=True))
 
 
 def _numbers(answers: Sequence[bytes | None]) -> NDArray[np.int64]:

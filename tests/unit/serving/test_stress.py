@@ -14,6 +14,7 @@ from featurestore import Status
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
+from featurestore_client.errors import RETRY_AFTER_MS
 from serving.breaker import FAILURES_MAX
 from serving.engine import INLINE_BYTES_MAX
 from serving.server import THREADS_MAX, ServeOptions
@@ -176,7 +177,7 @@ def test_who_comes_when_all_is_full_is_told_at_once_when_to_come_back(
         redis_server.resume()
 
         assert refused.value.code() is EXHAUSTED
-        assert int(dict(refused.value.trailing_metadata())["retry-after-ms"]) > 0
+        assert int(dict(refused.value.trailing_metadata())[RETRY_AFTER_MS]) > 0
         for call in [*admitted, other]:
             assert pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0] == Status.PRESENT
 
