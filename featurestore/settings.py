@@ -14,10 +14,12 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic import Field as Setting
 
 from featurestore.errors import ConfigError, suggest
+from featurestore.settings_access import AuthSettings, TlsSettings, access_fault
+from featurestore.settings_section import Section as _Section
 
 FILE_NAME = "featurestore.toml"
 PREFIX = "FEATURESTORE_"
@@ -34,10 +36,6 @@ _PASSWORD = re.compile(r"(?<=:)(?<!://)[^:@/]*(?=@)|(?<=[?&]password=)[^&]*")
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 _Port = Annotated[int, Setting(ge=0, le=65535)]
 _Positive = Annotated[int, Setting(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _OfKind(_Section):
@@ -176,6 +174,8 @@ class Settings(_Section):
     online: OnlineSettings = OnlineSettings()
     definitions: DefinitionsSettings = DefinitionsSettings()
     serving: ServingSettings = ServingSettings()
+    auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
     materialization: MaterializationSettings = MaterializationSettings()
 
 
@@ -201,6 +201,8 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     _require_own_schema(settings)
     _require_parallel(settings)
     _require_no_login(settings.online)
+    if fault := access_fault(settings.auth, settings.tls):
+        raise ConfigError(f"{fault} ({FILE_NAME})")
     return _absolute(settings)
 
 

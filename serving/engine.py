@@ -16,6 +16,7 @@ from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import Principal
 from serving.catalog import Catalog, RegistryReader
 from serving.lookup import OnlineLookup
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
@@ -104,9 +105,10 @@ class Engine:
         log.info("serving the definitions of revision %d", revision)
         return True
 
-    def lookup(self, message: bytes) -> bytes:
-        """Answer a GetOnlineFeaturesRequest."""
+    def lookup(self, message: bytes, principal: Principal) -> bytes:
+        """Answer a GetOnlineFeaturesRequest of this principal."""
         request = decode_lookup(message, self._limits)
+        principal.require_read(request.choice.service, request.choice.features)
         try:
             return self._answer(request)
         except StoreError as error:
@@ -115,10 +117,12 @@ class Engine:
                 raise
             return self._answer(request)
 
-    def describe(self, message: bytes) -> bytes:
-        """Answer a DescribeServiceRequest."""
+    def describe(self, message: bytes, principal: Principal) -> bytes:
+        """Answer a DescribeServiceRequest of this principal."""
         moment = self._serving
-        plan = moment.served(decode_describe(message, self._limits)).lookup.plan
+        choice = decode_describe(message, self._limits)
+        principal.require_read(choice.service, choice.features)
+        plan = moment.served(choice).lookup.plan
         return encode_description(plan, moment.catalog.revision)
 
     def _answer(self, request: LookupRequest) -> bytes:

@@ -23,7 +23,10 @@ from grpc_reflection.v1alpha import reflection
 from featurestore.clock import Clock
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
+from featurestore.settings_access import AuthSettings, TlsSettings
+from serving.access.door import Door
 from serving.catalog import RegistryReader
+from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
@@ -43,6 +46,8 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 6566
     limits: Limits = field(default_factory=Limits)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     #: How often applies and publishes are looked for; a service asks for a new one within this time.
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
@@ -81,8 +86,12 @@ async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Call
 @contextlib.asynccontextmanager
 async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
+    warn_if_exposed(options.host, options.auth, options.tls)
+    door = Door(options.auth)
+    await door.start()
     with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads:
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options.limits))
+        interceptors = [ErrorInterceptor(), DoorInterceptor(door)]
+        server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options.limits))
         server.add_generic_rpc_handlers((FeatureServing(engine, threads).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
@@ -133,8 +142,12 @@ async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.Heal
 def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
     """Bind the port; ConfigError when it is taken."""
     host = f"[{options.host}]" if ":" in options.host else options.host
+    credentials = server_credentials(options.tls)
     try:
-        port = server.add_insecure_port(f"{host}:{options.port}")
+        if credentials is None:
+            port = server.add_insecure_port(f"{host}:{options.port}")
+        else:
+            port = server.add_secure_port(f"{host}:{options.port}", credentials)
     except RuntimeError as error:
         raise ConfigError(
             f"cannot listen on {host}:{options.port}: {error}; choose another port, or 0 for a free one"

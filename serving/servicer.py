@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import Principal, caller
 from serving.engine import Engine
 from serving.status_codes import Context
 
@@ -44,12 +45,15 @@ class FeatureServing:
         """DescribeService."""
         return await self._within_deadline(self._engine.describe, message, context)
 
-    async def _within_deadline(self, answer: Callable[[bytes], bytes], message: bytes, context: Context) -> bytes:
+    async def _within_deadline(
+        self, answer: Callable[[bytes, Principal], bytes], message: bytes, context: Context
+    ) -> bytes:
         """The answer; TimeoutError once the caller has given up."""
+        principal = caller()
         remaining_s = context.time_remaining()
         if remaining_s is not None and remaining_s <= 0:
             raise TimeoutError
         if len(message) <= INLINE_BYTES_MAX:
-            return answer(message)
+            return answer(message, principal)
         async with asyncio.timeout(remaining_s):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, principal)

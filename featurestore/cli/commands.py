@@ -39,5 +39,6 @@ COMMANDS: dict[str, Command] = {
         "featurestore.cli.get_online_features", "look up the latest features of some entities", _DATA
     ),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
+    "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),
 }

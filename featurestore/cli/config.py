@@ -29,7 +29,8 @@ def _toml(document: dict[str, Any]) -> str:
     lines = [f"{name} = {_literal(value)}" for name, value in document.items() if not isinstance(value, dict)]
     for section, values in document.items():
         if isinstance(values, dict):
-            lines += ["", f"[{section}]", *(f"{name} = {_literal(value)}" for name, value in values.items())]
+            said = {name: value for name, value in values.items() if value is not None}
+            lines += ["", f"[{section}]", *(f"{name} = {_literal(value)}" for name, value in said.items())]
     return "\n".join(lines)
 
 
@@ -38,4 +39,6 @@ def _literal(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_literal, value)) + "]"
     return str(value)

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
             port=settings.port if args.port is None else args.port,
             limits=Limits(rows_max=settings.max_keys),
             drain_s=settings.drain_s,
+            auth=repository.settings.auth,
+            tls=repository.settings.tls,
         )
         serve(repository.registry, repository.state, repository.online, repository.clock, options, ready)
     return 0

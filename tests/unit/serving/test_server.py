@@ -14,6 +14,7 @@ from featurestore import FeatureService, Field, Int32
 from featurestore.errors import FeatureStoreError
 from featurestore.registry.definitions import Definitions
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import ANYONE
 from serving.client import FeatureClient, RequestFailed
 from serving.server import ServeOptions
 from tests.unit.serving.conftest import Backend
@@ -122,4 +123,4 @@ def test_definitions_that_fail_their_test_leave_the_old_ones_serving(backend: Ba
     assert engine.refresh() is False, "the same definitions are not tried again"
     request = pb.GetOnlineFeaturesRequest(service="all_types")
     request.keys.append(pb.Column(name="id", type=pb.DataType(kind=pb.TYPE_KIND_INT64), rows=1, values=bytes(8)))
-    assert pb.GetOnlineFeaturesResponse.FromString(engine.lookup(request.SerializeToString())).rows == 1
+    assert pb.GetOnlineFeaturesResponse.FromString(engine.lookup(request.SerializeToString(), ANYONE)).rows == 1

@@ -1,0 +1,11 @@
+"""What every section of the settings is: frozen, without unknown settings, its values out of tracebacks."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """One section of featurestore.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
