@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from featurestore.settings_section import Section
 #: Signatures that only the issuer can make. Shared secrets (HS256, ...) and `none` cannot be chosen.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
+_OF_JWT = ("jwt_", "jwks_")
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
@@ -87,6 +88,10 @@ class AuthSettings(_OfFiles):
     #: The claim that holds roles: a list, or words in one text; a.b looks inside a.
     jwt_roles_claim: _Text | None = None
 
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        """Without the settings of JWTs where none are accepted: they would be refused if set."""
+        yield from ((name, value) for name, value in super().__iter__() if self.jwt or not name.startswith(_OF_JWT))
+
     @property
     def jwt(self) -> bool:
         """Whether JWTs are accepted."""
@@ -97,7 +102,7 @@ class AuthSettings(_OfFiles):
         keys = [name for name in ("jwks_url", "jwks_path") if getattr(self, name) is not None]
         if self.jwt and (self.jwt_audience is None or len(keys) != 1):
             raise ValueError("JWTs need jwt_issuer, jwt_audience and one of jwks_url and jwks_path; set all three")
-        own = sorted(name for name in self.model_fields_set if name.startswith(("jwt_", "jwks_")))
+        own = sorted(name for name in self.model_fields_set if name.startswith(_OF_JWT))
         if not self.jwt and own:
             raise ValueError(f"{', '.join(own)} say nothing without jwt_issuer; set it, or remove them")
         if self.jwks_url is not None:

@@ -43,7 +43,7 @@ def server_context(tls: TlsSettings) -> ssl.SSLContext:
 
 
 def refill(context: ssl.SSLContext, tls: TlsSettings) -> None:
-    """Load the files into the context; connections made from now on use them."""
+    """Load the files into the context; connections made from now on use them. Authorities are added, never removed."""
     assert tls.cert is not None, "only a server with a certificate speaks TLS"
     try:
         # Without a password, OpenSSL would ask for one at the terminal.
