@@ -72,7 +72,7 @@ class AuthSettings(_OfFiles):
     #: File of the issuer's keys instead, as JWKS; read again when it changes.
     jwks_path: Path | None = None
     #: How often the keys of jwks_url are read again, so that a withdrawn key ends.
-    jwks_refresh_s: float = Setting(default=300.0, ge=1, le=86_400)
+    jwks_refresh_s: float = Setting(default=300.0, ge=10, le=86_400)
     #: Longest time that one reading of jwks_url may take.
     jwks_timeout_s: float = Setting(default=5.0, gt=0, le=60)
     #: Signatures that are accepted; a key is used only for those of its own kind.

@@ -69,8 +69,9 @@ class FileKeys:
 class UrlKeys:
     """The keys at an address; for one event loop. Those read last hold while the address does not answer."""
 
-    def __init__(self, url: str, refresh_s: float, timeout_s: float, refetch_s: float = REFETCH_S) -> None:
-        self._url, self._refresh_s, self._timeout_s, self._refetch_s = url, refresh_s, timeout_s, refetch_s
+    def __init__(self, url: str, refresh_s: float, timeout_s: float, refetch_s: float | None = None) -> None:
+        self._url, self._refresh_s, self._timeout_s = url, refresh_s, timeout_s
+        self._refetch_s = REFETCH_S if refetch_s is None else refetch_s
         self._keys: KeySet | None = None
         self._read_at = self._begun_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
