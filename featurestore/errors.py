@@ -13,11 +13,11 @@
     │   ├── StoreUnreachable   nobody answers there
     │   ├── StoreBusy          somebody else holds the file or the lease
     │   └── StoreFull          no space left
-    ├── ServingError           a request the serving process cannot answer
-    └── AccessError            a caller that is not let in
-        ├── Unauthenticated    it did not show who it is
-        ├── PermissionDenied   it may not do this
-        └── IssuerUnreachable  its token cannot be checked now
+    └── ServingError           a request the serving process cannot answer
+        └── AccessError        its caller is not let in
+            ├── Unauthenticated    it did not show who it is
+            ├── PermissionDenied   it may not do this
+            └── IssuerUnreachable  its token cannot be checked now
 
 Facts are attributes; the message is built from them and ends with the way out.
 """
@@ -129,8 +129,8 @@ class ServingError(FeatureStoreError):
     """A request the serving process cannot answer."""
 
 
-class AccessError(FeatureStoreError):
-    """A caller that is not let in."""
+class AccessError(ServingError):
+    """The caller is not let in."""
 
 
 class Unauthenticated(AccessError):

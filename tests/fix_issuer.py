@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,6 +16,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from featurestore.clock import SystemClock
 
 NAME, AUDIENCE = "https://issuer.example", "featurestore"
 
@@ -27,6 +28,7 @@ class SigningKey:
     def __init__(self, kid: str, algorithm: str = "ES256", rsa_bits: int = 2048) -> None:
         self.kid, self.algorithm = kid, algorithm
         self.private: Any
+        kind: Any
         if algorithm.startswith(("RS", "PS")):
             self.private, kind = rsa.generate_private_key(65537, rsa_bits), RSAAlgorithm
         elif algorithm.startswith("ES"):
@@ -45,7 +47,7 @@ class SigningKey:
 
     def sign(self, headers: dict[str, Any] | None = None, **claims: Any) -> str:
         """A token that passes, unless `claims` or `headers` say otherwise; None takes one away."""
-        now = int(datetime.now(UTC).timestamp())
+        now = int(SystemClock().now().timestamp())
         all_claims = {"iss": NAME, "aud": AUDIENCE, "sub": "pricing", "iat": now, "exp": now + 300} | claims
         payload = {name: value for name, value in all_claims.items() if value is not None}
         all_headers = {"kid": self.kid} | (headers or {})

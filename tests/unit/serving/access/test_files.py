@@ -16,7 +16,7 @@ from featurestore.settings_access import TlsSettings
 from serving.access.certificates import refill, server_context, watch_certificates
 from serving.access.grants import parse_grants
 from serving.access.principal import Principal
-from serving.access.tokens import new_token, parse_tokens, token_entry
+from serving.access.tokens import Identity, new_token, parse_tokens, token_entry
 from serving.access.watched import FILE_BYTES_MAX, Watched
 
 GRANTS = b"""
@@ -81,8 +81,7 @@ def test_a_made_entry_lets_its_token_in_and_no_other() -> None:
     token, other = new_token(), new_token()
     tokens = parse_tokens(token_entry("pricing", token, ["readers"]).encode(), "t")
     found = tokens.find(token)
-    assert found is not None
-    assert (found.name, found.subjects) == ("token pricing", {("token", "pricing"), ("role", "readers")})
+    assert found == Identity("token pricing", frozenset({("token", "pricing"), ("role", "readers")}))
     for wrong in (other, token + "x", token[:-1], token.upper(), "", "ü" * 30, "\udcff" * 30):
         assert tokens.find(wrong) is None
     assert token not in token_entry("pricing", token, [])
@@ -181,7 +180,7 @@ def write(folder: Path, issued: trustme.LeafCert, ca: trustme.CA | None = None) 
     (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
     if ca is not None:
         (folder / "ca.pem").write_bytes(ca.cert_pem.bytes())
-    return TlsSettings(cert=folder / "cert.pem", key=folder / "key.pem", client_ca=ca and folder / "ca.pem")
+    return TlsSettings(cert=folder / "cert.pem", key=folder / "key.pem", client_ca=folder / "ca.pem" if ca else None)
 
 
 def test_certificate_files_are_checked_together(tmp_path: Path) -> None:

@@ -13,8 +13,12 @@ from featurestore.errors import NotFoundError, PermissionDenied
 from serving.access.principal import ANYONE, Grant, Names, Principal, answering, caller
 
 
-def principal(**grants: list[str]) -> Principal:
-    return Principal("token pricing", Grant(**{kind: Names(tuple(names)) for kind, names in grants.items()}))
+def principal(read: list[str] = [], views: list[str] = [], push: list[str] = []) -> Principal:  # noqa: B006
+    return Principal("token pricing", Grant(read=names(read), views=names(views), push=names(push)))
+
+
+def names(patterns: list[str]) -> Names:
+    return Names(tuple(patterns))
 
 
 def test_nothing_is_granted_by_default() -> None:
@@ -98,7 +102,7 @@ def test_nobody_calls_outside_of_a_request() -> None:
     with pytest.raises(LookupError):
         caller()
 
-    async def both() -> list[Principal]:
+    async def both() -> tuple[Principal, Principal]:
         async def one(who: Principal) -> Principal:
             with answering(who):
                 await asyncio.sleep(0)
@@ -106,6 +110,6 @@ def test_nobody_calls_outside_of_a_request() -> None:
 
         return await asyncio.gather(one(ANYONE), one(principal()))
 
-    assert asyncio.run(both()) == [ANYONE, principal()]
+    assert [*asyncio.run(both())] == [ANYONE, principal()]
     with pytest.raises(LookupError):
         caller()
