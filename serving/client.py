@@ -6,10 +6,8 @@ Needs grpc, protobuf and numpy; pyarrow only where Arrow is asked for or handed 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -17,9 +15,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.loopback import is_loopback
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving._pb.featurestore.serving.v1 import serving_pb2_grpc
+from serving.client_access import Tls, Token, authorization, require_private
 from serving.client_columns import encode_column, numpy_values, valid_mask
 
 if TYPE_CHECKING:
@@ -50,23 +48,6 @@ _RETRIES = {
         }
     ]
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tls:
-    """PEM files: the authorities that may have signed the server's certificate (default: gRPC's own list), and for
-    mTLS the client's certificate and key. They are read when the client is made."""
-
-    ca: str | Path | None = None
-    cert: str | Path | None = None
-    key: str | Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """For a channel; OSError when a file cannot be read."""
-        if (self.cert is None) != (self.key is None):
-            raise ValueError("cert and key belong together; give both, or neither")
-        ca, cert, key = (None if path is None else Path(path).read_bytes() for path in (self.ca, self.cert, self.key))
-        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
 
 class RequestFailed(Exception):
@@ -168,15 +149,11 @@ class FeatureClient:
         *,
         timeout_s: float = TIMEOUT_S,
         tls: Tls | None = None,
-        token: str | Callable[[], str] | None = None,
+        token: Token | None = None,
         allow_plaintext_token: bool = False,
     ) -> None:
         self._timeout_s, self._token = timeout_s, token
-        if token is not None and tls is None and not allow_plaintext_token and not _stays_here(target):
-            raise ValueError(
-                f"a token would cross the network to {target} readable to all; give tls=Tls(...), or "
-                "allow_plaintext_token=True if something between here and there encrypts"
-            )
+        require_private(target, token, tls, allow_plaintext_token=allow_plaintext_token)
         options = [
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -239,19 +216,9 @@ class FeatureClient:
     def _call(self, method: Any, message: Any, timeout_s: float | None) -> Any:
         try:
             timeout_s = self._timeout_s if timeout_s is None else timeout_s
-            return method(message, timeout=timeout_s, metadata=self._metadata())
+            return method(message, timeout=timeout_s, metadata=authorization(self._token))
         except grpc.RpcError as error:
             _raise(error)
-
-    def _metadata(self) -> list[tuple[str, str]]:
-        if self._token is None:
-            return []
-        token = self._token if isinstance(self._token, str) else self._token()
-        return [("authorization", f"Bearer {token}")]
-
-
-def _stays_here(target: str) -> bool:
-    return target.startswith("unix:") or is_loopback(target.removeprefix("dns:///").rpartition(":")[0])
 
 
 def _choose(message: pb.GetOnlineFeaturesRequest | pb.DescribeServiceRequest, service: str | Sequence[str]) -> None:

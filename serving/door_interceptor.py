@@ -104,7 +104,8 @@ def _names(context: Context) -> list[str]:
     """The names in the client's certificate, which gRPC has verified: those of its subject only if it has no others."""
     told = context.auth_context()
     names = told.get("x509_subject_alternative_name") or told.get("x509_common_name") or []
-    return [name.decode("utf-8", "replace") for name in names]
+    decoded = (name.decode("utf-8", "replace") for name in names)
+    return [name for name in decoded if name.isprintable()]
 
 
 def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:

@@ -19,7 +19,8 @@ import trustme
 from featurestore.settings import load_settings
 from serving.access.grants import parse_grants
 from serving.access.tokens import parse_tokens
-from serving.client import FeatureClient, RequestFailed, Tls
+from serving.client import FeatureClient, RequestFailed
+from serving.client_access import Tls
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "access.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)

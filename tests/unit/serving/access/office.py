@@ -15,7 +15,8 @@ import trustme
 
 from featurestore.settings_access import AuthSettings, TlsSettings
 from serving.access.tokens import new_token, token_entry
-from serving.client import FeatureClient, RequestFailed, Tls
+from serving.client import FeatureClient, RequestFailed
+from serving.client_access import Tls
 from serving.server import ServeOptions
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import Running, server

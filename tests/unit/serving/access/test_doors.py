@@ -19,7 +19,8 @@ from featurestore.errors import ConfigError
 from featurestore.settings_access import AuthSettings, TlsSettings
 from serving.access.door import Door
 from serving.access.tokens import new_token, token_entry
-from serving.client import FeatureClient, Tls
+from serving.client import FeatureClient
+from serving.client_access import Tls
 from serving.door_interceptor import DoorInterceptor
 from serving.server import ServeOptions
 from serving.servicer import INLINE_BYTES_MAX, SERVICE
@@ -227,6 +228,19 @@ def test_a_token_never_crosses_a_network_in_plaintext_unasked(target: str) -> No
 @pytest.mark.parametrize("target", ["localhost:1", "127.0.0.1:1", "[::1]:1", "unix:/x", "dns:///localhost:1"])
 def test_on_this_machine_a_token_may(target: str) -> None:
     FeatureClient(target, token=new_token()).close()
+
+
+def test_a_token_read_from_a_file_may_end_with_its_newline(office: Office, target: str) -> None:
+    with office.client(target, lambda: office.tokens["pricing"] + "\n") as client:
+        assert lets_in(client)
+
+
+@pytest.mark.parametrize("character", ["", "secret\nsecret", "secret secret", "sécret", "\0secret"])
+def test_what_is_no_token_is_refused_and_not_repeated(character: str) -> None:
+    with FeatureClient("localhost:1", token=character) as client:
+        with pytest.raises(ValueError, match="that no token has") as caught:
+            client.describe_service("s")
+        assert "secret" not in str(caught.value)
 
 
 def test_a_clients_certificate_needs_its_key(tmp_path: Path) -> None:
