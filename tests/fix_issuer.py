@@ -63,7 +63,7 @@ class Issuer:
         self.url = f"http://127.0.0.1:{port}/keys.json"
         self.keys: list[SigningKey] = []
         self.requests = 0
-        #: Bytes to answer instead of the keys; a status instead of 200; a wait before the answer.
+        #: Bytes to answer instead of the keys; a status, except at url?elsewhere; a wait before the answer.
         self.body: bytes | None = None
         self.status = 200
         self.headers: dict[str, str] = {}
@@ -83,7 +83,7 @@ def issuing(*keys: SigningKey) -> Iterator[Issuer]:
         def do_GET(self) -> None:
             issuer.requests += 1
             time.sleep(issuer.wait_s)
-            self.send_response(issuer.status)
+            self.send_response(200 if self.path.endswith("?elsewhere") else issuer.status)
             for name, value in issuer.headers.items():
                 self.send_header(name, value)
             self.end_headers()

@@ -81,7 +81,7 @@ class Issuer:
         except jwt.ExpiredSignatureError:
             raise Refused("it has expired", "the bearer token has expired; get a new one from its issuer") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            # Neither chained nor quoted: such errors tell what they read.
+            # Neither chained nor quoted: such errors tell what they read. (Older PyJWTs let the last two through.)
             raise Refused(f"it does not pass ({type(error).__name__})") from None
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:

@@ -278,11 +278,11 @@ def broken(http: fix_issuer.Issuer, how: str) -> None:
         case "error":
             http.status = 500
         case "redirect":
-            http.status, http.headers = 302, {"Location": http.url}
+            http.status, http.headers = 302, {"Location": f"{http.url}?elsewhere"}
         case "garbage":
             http.body = b"<html>"
         case "too much":
-            http.body = b" " * (2 << 20)
+            http.body = http.content() + b" " * (2 << 20)
         case "too late":
             http.wait_s = 0.6
         case "drop by drop":
