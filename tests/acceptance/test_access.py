@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        ["bash", "-e", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60,
+        ["bash", "-e", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, timeout=180,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def served(repository: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen
     ) as process:
         try:
             assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], 30)
+            ready, _, _ = select.select([process.stdout], [], [], 180)
             assert ready, "it did not get ready"
             line = process.stdout.readline()
             assert line.startswith("serving on "), process.stderr.read() if process.stderr else ""
@@ -135,7 +135,7 @@ def test_a_client_gets_in_as_the_page_says_and_a_stranger_does_not(repository: P
         ):
             stranger.describe_service("comfort")
         process.terminate()
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=60) == 0
         assert process.stderr is not None
         told = process.stderr.read()
     assert "without [" not in told
@@ -168,7 +168,7 @@ def test_rotating_a_token_is_what_the_page_says(repository: Path) -> None:
 )
 def test_names_that_cannot_stand_in_the_files_are_refused(arguments: list[str], said: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [FEATURESTORE, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+        [FEATURESTORE, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=180,
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
@@ -180,7 +180,7 @@ def test_a_bad_file_ends_serve_with_the_users_exit_code(repository: Path) -> Non
     (repository / "tokens.toml").write_text("[broken\n")
     done = subprocess.run(
         [FEATURESTORE, "serve", "--port", "0"], cwd=repository, env=environment(), capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "tokens.toml is not valid TOML" in done.stderr
@@ -196,7 +196,7 @@ def test_serving_others_without_doors_starts_with_a_warning(repository: Path, tm
         with FeatureClient(address) as client:
             assert client.describe_service("comfort").service == "comfort"
         process.terminate()
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=60) == 0
         assert process.stderr is not None
         told = process.stderr.read()
     assert "listening on 0.0.0.0 without [auth]" in told
