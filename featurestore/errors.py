@@ -14,6 +14,10 @@
     │   ├── StoreBusy          somebody else holds the file or the lease
     │   └── StoreFull          no space left
     └── ServingError           a request the serving process cannot answer
+        └── AccessError        its caller is not let in
+            ├── Unauthenticated    it did not show who it is
+            ├── PermissionDenied   it may not do this
+            └── IssuerUnreachable  its token cannot be checked now
 
 Facts are attributes; the message is built from them and ends with the way out.
 """
@@ -123,6 +127,24 @@ class StoreFull(StoreError):
 
 class ServingError(FeatureStoreError):
     """A request the serving process cannot answer."""
+
+
+class AccessError(ServingError):
+    """The caller is not let in."""
+
+
+class Unauthenticated(AccessError):
+    """The caller did not show who it is; the message says no more than a stranger may know."""
+
+
+class PermissionDenied(AccessError):
+    """The caller is known and may not do this."""
+
+
+class IssuerUnreachable(AccessError):
+    """The keys to check a token with cannot be had now."""
+
+    retryable = True
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
 from featurestore.online.reading import AsyncReader
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import Principal
 from serving.breaker import Breaker
 from serving.catalog import Catalog, RegistryReader
 from serving.freshness import answer_freshness
@@ -140,16 +141,23 @@ class Engine:
         finally:
             await reader.close()
 
-    async def lookup(self, message: bytes, threads: Executor | None = None) -> bytes:
-        """Answer a GetOnlineFeaturesRequest; a large one is worked on in `threads`."""
+    async def lookup(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
+        """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
         mark(Stage.QUEUE)
         run = _in_thread(threads) if threads is not None and len(message) > INLINE_BYTES_MAX else _here
         request = await run(decode_lookup, message, self._limits)
+        principal.require_read(request.choice.service, request.choice.features)
         served, response = await self.respond(request, threads)
         run = _chosen(response.rows, response.plan, threads)
         reply = await run(served.encoder.encode, response, request.reply_format)
         mark(Stage.ENCODE)
+        self.sent(response)
         return reply
+
+    def sent(self, response: OnlineResponse) -> None:
+        """This was answered: what the served log is to hold."""
+        if self.record is not None:
+            self.record(response)
 
     async def respond(self, request: LookupRequest, threads: Executor | None = None) -> tuple[Served, OnlineResponse]:
         """Answer a decoded request: the columns, and what encodes them."""
@@ -161,10 +169,12 @@ class Engine:
                 raise
         return await self._answered(request, threads)
 
-    def describe(self, message: bytes) -> bytes:
-        """Answer a DescribeServiceRequest."""
+    def describe(self, message: bytes, principal: Principal) -> bytes:
+        """Answer a DescribeServiceRequest of this principal."""
         moment = self._serving
-        plan = moment.served(decode_describe(message, self._limits)).lookup.plan
+        choice = decode_describe(message, self._limits)
+        principal.require_read(choice.service, choice.features)
+        plan = moment.served(choice).lookup.plan
         return encode_description(plan, moment.catalog.revision)
 
     async def _test_path(self) -> None:
@@ -187,13 +197,11 @@ class Engine:
         response = await run(lookup.finish, asked, fetched.rows)
         mark(Stage.DECODE)
         answered(response.rows, response.views)
-        if self.record is not None:
-            self.record(response)
         return served, response
 
-    def freshness(self, message: bytes) -> bytes:
-        """Answer a GetFreshnessRequest; reads the state store, so it may wait."""
-        return answer_freshness(message, self._serving.catalog, self._states, to_us(self._clock.now()))
+    def freshness(self, message: bytes, principal: Principal) -> bytes:
+        """Answer a GetFreshnessRequest of this principal; reads the state store, so it may wait."""
+        return answer_freshness(message, principal, self._serving.catalog, self._states, to_us(self._clock.now()))
 
     def plan(self, choice: FeatureChoice) -> ServicePlan:
         """What a choice of features takes and gives; NotFoundError lists what there is."""

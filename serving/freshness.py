@@ -14,6 +14,7 @@ from featurestore.feature_view import FeatureView
 from featurestore.freshness import PublishStates, Verdict, ViewFreshness, freshness_of
 from featurestore.outputs import pinned_views
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import Principal
 from serving.catalog import Catalog
 
 _VERDICTS: dict[Verdict, pb.FreshnessVerdict] = {
@@ -24,12 +25,21 @@ _VERDICTS: dict[Verdict, pb.FreshnessVerdict] = {
 }
 
 
-def answer_freshness(message: bytes, catalog: Catalog, states: PublishStates, now_us: int) -> bytes:
-    """A GetFreshnessResponse to a GetFreshnessRequest; NotFoundError for a service or view nobody knows."""
+def answer_freshness(
+    message: bytes, principal: Principal, catalog: Catalog, states: PublishStates, now_us: int
+) -> bytes:
+    """A GetFreshnessResponse to a GetFreshnessRequest; NotFoundError for a service or view nobody knows.
+
+    Who may read a service may ask for the freshness of its views; to ask for views takes a grant on each.
+    """
     try:
         asked = pb.GetFreshnessRequest.FromString(message)
     except DecodeError as error:
         raise InputError(f"the request is not a GetFreshnessRequest: {error}") from error
+    if asked.service:
+        principal.require_read(asked.service)
+    else:
+        principal.require_views(asked.views or catalog.views)
     chosen = _chosen(asked, catalog)
     judged = freshness_of((chosen[ref] for ref in sorted(chosen)), states, now_us)
     return pb.GetFreshnessResponse(

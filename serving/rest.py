@@ -107,7 +107,9 @@ async def answer(
     caller.require_read(choice.service, choice.features)
     request = await _in_thread(threads, _decoded, engine, asked, choice, limits)
     _, response = await engine.respond(request, threads)
-    return await _in_thread(threads, _encoded, response)
+    body = await _in_thread(threads, _encoded, response)
+    engine.sent(response)
+    return body
 
 
 async def _in_thread(threads: Executor, work: Callable[..., Result], *arguments: Any) -> Result:

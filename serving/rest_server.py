@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from featurestore.errors import ConfigError
+from featurestore.settings_access import TlsSettings
 from serving.engine import Engine
 from serving.rest import Authenticate, rest_app
 from serving.telemetry import Telemetry
@@ -31,6 +33,8 @@ class RestOptions:
     drain_s: float = 10.0
     #: Let other workers listen at the same port.
     reuse_port: bool = False
+    #: With a certificate HTTPS, as of the start; with a client_ca only for clients that have one of its certificates.
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 class _Server(uvicorn.Server):
@@ -45,7 +49,7 @@ class _Server(uvicorn.Server):
 async def rest_serving(
     engine: Engine, telemetry: Telemetry, options: RestOptions, authenticate: Authenticate
 ) -> AsyncIterator[str]:
-    """A running gateway on a started engine; yields `host:port`, drains on the way out."""
+    """A running gateway on a started engine; yields its base address, drains on the way out."""
     listener = _bind(options)
     with contextlib.closing(listener), ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="rest") as threads:
         app = rest_app(engine, telemetry, options.limits, threads, lambda: not server.should_exit, authenticate)
@@ -57,11 +61,16 @@ async def rest_serving(
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=max(1, round(options.drain_s)),
+                ssl_certfile=options.tls.cert,
+                ssl_keyfile=options.tls.key,
+                ssl_ca_certs=None if options.tls.client_ca is None else str(options.tls.client_ca),
+                ssl_cert_reqs=ssl.CERT_NONE if options.tls.client_ca is None else ssl.CERT_REQUIRED,
             )
         )
         running = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            yield f"{options.host}:{listener.getsockname()[1]}"
+            scheme = "http" if options.tls.cert is None else "https"
+            yield f"{scheme}://{options.host}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             await running

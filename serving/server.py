@@ -23,8 +23,11 @@ from grpc_reflection.v1alpha import reflection
 from featurestore.clock import Clock
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
+from featurestore.settings_access import AuthSettings, TlsSettings
+from serving.access.door import Door
 from serving.admission import Admission
 from serving.catalog import RegistryReader
+from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
@@ -54,6 +57,8 @@ class ServeOptions:
     queue_max: int = 64
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
     #: How often applies and publishes are looked for; a service asks for a new one within this time.
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
@@ -109,19 +114,21 @@ async def _serve_until_signal(
 async def serving(engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
     telemetry = telemetry or Telemetry()
+    warn_if_exposed(options.host, options.auth, options.tls)
+    door = Door(options.auth)
+    await door.start()
     async with contextlib.AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
         await stack.enter_async_context(engine.reading(options.store_timeout_s))
         engine.record = stack.enter_context(recording(options.served_log))
-        server = grpc.aio.server(
-            interceptors=[ObservingInterceptor(telemetry), ErrorInterceptor()], options=_channel_options(options)
-        )
+        interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
+        server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
         server.add_generic_rpc_handlers((_servicer(engine, threads, options).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
@@ -134,21 +141,22 @@ def _servicer(engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions
 
 
 @contextlib.asynccontextmanager
-async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions) -> AsyncIterator[None]:
+async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door) -> AsyncIterator[None]:
     """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
     if options.rest is None:
         yield
         return
     try:
-        from serving.rest import anyone
         from serving.rest_server import RestOptions, rest_serving
     except ModuleNotFoundError as error:
         raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
     host, port = options.rest
     shared = options.telemetry.metrics_folder is not None
-    rest = RestOptions(host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared)
-    async with rest_serving(engine, telemetry, rest, anyone) as address:
-        log.info("REST on http://%s", address)
+    rest = RestOptions(
+        host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared, tls=options.tls
+    )
+    async with rest_serving(engine, telemetry, rest, door.authenticate) as address:
+        log.info("REST on %s", address)
         yield
 
 
@@ -190,8 +198,12 @@ async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.Heal
 def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
     """Bind the port; ConfigError when it is taken."""
     host = f"[{options.host}]" if ":" in options.host else options.host
+    credentials = server_credentials(options.tls)
     try:
-        port = server.add_insecure_port(f"{host}:{options.port}")
+        if credentials is None:
+            port = server.add_insecure_port(f"{host}:{options.port}")
+        else:
+            port = server.add_secure_port(f"{host}:{options.port}", credentials)
     except RuntimeError as error:
         raise ConfigError(
             f"cannot listen on {host}:{options.port}: {error}; choose another port, or 0 for a free one"

@@ -6,12 +6,14 @@ Messages pass as bytes and are parsed by the engine, so that malformed ones are 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import grpc
 import grpc.aio
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import Principal, caller
 from serving.admission import Admission
 from serving.engine import INLINE_BYTES_MAX, Engine
 from serving.status_codes import Context
@@ -44,19 +46,22 @@ class FeatureServing:
         async with asyncio.timeout(_remaining_s(context)):
             entered = await admission.enter()
             try:
-                return await self._engine.lookup(message, self._threads)
+                return await self._engine.lookup(message, caller(), self._threads)
             finally:
                 admission.leave(entered)
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
         async with asyncio.timeout(_remaining_s(context)):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.describe, message)
+            return await self._in_thread(self._engine.describe, message)
 
     async def get_freshness(self, message: bytes, context: Context) -> bytes:
         """GetFreshness."""
         async with asyncio.timeout(_remaining_s(context)):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.freshness, message)
+            return await self._in_thread(self._engine.freshness, message)
+
+    async def _in_thread(self, answer: Callable[[bytes, Principal], bytes], message: bytes) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
 
 
 def _remaining_s(context: Context) -> float | None:

@@ -18,12 +18,15 @@ from featurestore.errors import (
     ContractViolation,
     FeatureStoreError,
     InputError,
+    IssuerUnreachable,
     NotFoundError,
+    PermissionDenied,
     ServingError,
     StoreBusy,
     StoreError,
     StoreFull,
     StoreUnreachable,
+    Unauthenticated,
 )
 from featurestore_client.errors import RETRY_AFTER_MS
 from serving.admission import Overloaded
@@ -47,6 +50,9 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     StoreError: grpc.StatusCode.INTERNAL,
     FeatureStoreError: grpc.StatusCode.FAILED_PRECONDITION,
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    IssuerUnreachable: grpc.StatusCode.UNAVAILABLE,
 }
 """Error class -> code; a class that does not stand here has the code of its nearest ancestor, or INTERNAL."""
 

@@ -40,5 +40,6 @@ COMMANDS: dict[str, Command] = {
     ),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
+    "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),
 }

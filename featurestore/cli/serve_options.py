@@ -30,6 +30,8 @@ def serve_options(
         queue_max=serving.queue_max,
         store_timeout_s=serving.store_timeout_s,
         drain_s=serving.drain_s,
+        auth=settings.auth,
+        tls=settings.tls,
         telemetry=_telemetry(settings, metrics_folder),
         rest=None if rest_port is None else (settings.rest.host, rest_port),
         served_log=_served_log(settings),

@@ -146,6 +146,10 @@ def test_every_error_has_an_exit_code_of_its_own_class_or_a_parent() -> None:
         "LeaseLost": 4,
         "StoreFull": 3,
         "ServingError": 3,
+        "AccessError": 3,
+        "Unauthenticated": 3,
+        "PermissionDenied": 3,
+        "IssuerUnreachable": 3,
     }
     assert set(EXIT_CODES.values()) == {1, 2, 3, 4}
 

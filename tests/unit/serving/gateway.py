@@ -32,7 +32,7 @@ def gateway(engine: Engine, telemetry: Telemetry, limits: Limits, authenticate: 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        yield f"http://{address.result(timeout=20)}"
+        yield address.result(timeout=20)
     finally:
         loop, stop = stopping.result(timeout=20)
         loop.call_soon_threadsafe(stop.set)
