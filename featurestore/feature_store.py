@@ -310,7 +310,14 @@ class FeatureStore:
 
         return PublishLog.of(
             [
-                (record.position_to, record.horizon_to_us, record.started_at_us, record.acknowledged_at_us)
+                (
+                    record.position_to,
+                    record.horizon_to_us,
+                    record.started_at_us,
+                    record.acknowledged_at_us,
+                    record.sequence_from or 0,
+                    record.sequence_to or 0,
+                )
                 for record in self.repository.state.publish_log(ref)
             ]
         )
