@@ -18,6 +18,7 @@ from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
 if TYPE_CHECKING:
+    from featurestore.ingest.push import PushResult
     from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
@@ -139,8 +140,22 @@ class FeatureStore:
             lease_s=settings.materialization.lease_s,
             progress=progress or _silent,
             parallel=settings.materialization.parallel_views,
+            inbox=repository.inbox,
         )
         return materializer.run(self._chosen(views), request)
+
+    # ------------------------------------------------------------------ push
+
+    def push(self, view: str, data: object) -> PushResult:
+        """Push rows to a view, by name or name@version: through gate, durable store and online store.
+
+        `data` is an Arrow table, a pandas or polars frame, or name -> column of values; its columns are named as in
+        the view's source. The result says of each row what became of it; InputError when a column is missing.
+        """
+        from featurestore.ingest.push import as_table
+
+        self.repository.finish_interrupted_apply()
+        return self.repository.pusher.push(view, as_table(data))
 
     # ------------------------------------------------------------------ retrieval
 
@@ -253,6 +268,7 @@ class FeatureStore:
         repository, registry = self.repository, self.repository.registry
         views = registry.views()
         chosen = views if service is None else pinned_views(registry.service(service), views)
+        repository.drain(chosen.values())
         now_us = to_us(repository.clock.now())
         return [
             Verifier(
@@ -262,6 +278,7 @@ class FeatureStore:
                     schema_id=registry.schema_id(view.ref),
                     schemas=registry.row_schemas(view.ref),
                     offline=repository.offline,
+                    inbox=repository.inbox,
                 ),
                 online=repository.online,
                 batch_rows=repository.settings.materialization.batch_rows,
@@ -290,6 +307,7 @@ class FeatureStore:
         views = self.repository.registry.views()
         chosen = self._service(service, features, views)
         pinned = pinned_views(chosen, views)
+        self.repository.drain(pinned.values())
         # Logs first: what they say was published is then within the positions.
         publishes = {ref: self._publish_log(ref) for ref in pinned} if knowledge == "as_served" else {}
         with self.repository.offline.open(write=False):

@@ -26,7 +26,15 @@ from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.errors import NotFoundError, StoreBusy, StoreError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import NO_HISTORY, QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Mask, Pending, history_schema
+from featurestore.offline.base import (
+    NO_HISTORY,
+    QUARANTINE_SCHEMA,
+    AppendCounts,
+    ArrivedRows,
+    Mask,
+    Pending,
+    history_schema,
+)
 from featurestore.offline.postgres_connection import Connection, Connections
 from featurestore.offline.postgres_rows import HEADER, TRAILER, decode_rows, encode_rows, sent
 from featurestore.offline.served import Stretch

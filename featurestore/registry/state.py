@@ -160,7 +160,11 @@ class StateStore:
 
     def begin_push(self, ref: str, count: int, started_at_us: int) -> int:
         """The first number of a block of `count`, as `take_sequences`; the push is open until it is settled."""
-        begun = {"started_at_us": started_at_us, "begun_at_us": to_us(SystemClock().now()), "holder": holder_name("push")}
+        begun = {
+            "started_at_us": started_at_us,
+            "begun_at_us": to_us(SystemClock().now()),
+            "holder": holder_name("push"),
+        }
         with self.database.write() as connection:
             first = self._taken(connection, ref, count)
             row = {"project": self.project, "view": ref, "sequence_from": first}
@@ -171,24 +175,25 @@ class StateStore:
         self,
         ref: str,
         first: int,
-        served: Sequence[tuple[int, int]],
+        last: int | None,
         *,
         started_at_us: int,
         watermark_us: int | None,
         rows_written: int,
         now_us: Callable[[], int],
     ) -> None:
-        """Settle the push that began at `first`: it brought online what has the sequences `served`, ends included.
+        """Settle the push that began at `first`: it brought online what was visible of the sequences up to `last`.
 
-        Nothing is logged when that is nothing. Times of acknowledgement rise with the log, being read inside.
+        Nothing is logged when it brought nothing (None). Times of acknowledgement rise with the log, being read inside.
         """
         with self.database.write() as connection:
             mine = self._mine(open_pushes, ref) & (open_pushes.c.sequence_from == first)
             connection.execute(delete(open_pushes).where(mine))
             done_us = now_us()
-            for start, end in served:
-                self._log(connection, _push_record(ref, start, end, started_at_us, done_us, watermark_us, rows_written))
-            if served:
+            if last is not None:
+                self._log(
+                    connection, _push_record(ref, first, last, started_at_us, done_us, watermark_us, rows_written)
+                )
                 self._raise_watermark(connection, ref, watermark_us, done_us)
 
     def leave_push(self, ref: str, first: int) -> None:
