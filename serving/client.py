@@ -135,6 +135,28 @@ class ClientResponse:
         return self.message.columns
 
 
+class PushReply:
+    """What became of pushed rows."""
+
+    def __init__(self, reply: pb.PushResponse) -> None:
+        self.message = reply
+
+    @property
+    def statuses(self) -> NDArray[np.uint8]:
+        """The number of a PushStatus per row: 1 accepted, 2 duplicate, 3 correction, 4 pending, 5 rejected."""
+        return np.frombuffer(self.message.statuses, np.uint8)
+
+    @property
+    def rejections(self) -> Sequence[pb.PushRejection]:
+        """Row, field, rule, reason and value of each rejected row."""
+        return self.message.rejections
+
+    @property
+    def pending_reason(self) -> str:
+        """Why rows are pending; empty when none is."""
+        return str(self.message.pending_reason)
+
+
 class FeatureClient:
     """Looks features up at `host:port`. Threads may share it; close it, or use it in a `with` block."""
 
@@ -176,6 +198,14 @@ class FeatureClient:
             asked.max_age_us = max_age // timedelta(microseconds=1)
         _choose(asked, service)
         return ClientResponse(self._call(self._stub.GetOnlineFeatures, asked, timeout_s))
+
+    def push(self, view: str, columns: Mapping[str, Any], *, timeout_s: float | None = None) -> PushReply:
+        """Push rows to a view: name -> column, named as in its source; Arrow, numpy or Python sequences.
+
+        Safe to repeat, and repeated when the server is away for a moment: rows taken before are duplicates.
+        """
+        asked = pb.PushRequest(view=view, columns=[encode_column(name, values) for name, values in columns.items()])
+        return PushReply(self._call(self._stub.Push, asked, timeout_s))
 
     def describe_service(
         self, service: str | Sequence[str], *, timeout_s: float | None = None

@@ -25,6 +25,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from serving.catalog import RegistryReader
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
 from serving.watermarks import PublishStates
@@ -56,6 +57,7 @@ def run(
     clock: Clock,
     options: ServeOptions,
     ready: Callable[[str], None],
+    push: PushDoor | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; `ready` is called with `host:port` once requests are answered.
 
@@ -64,26 +66,28 @@ def run(
     engine = Engine(registry, states, store, clock, options.limits)
     engine.start()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_until_signal(engine, options, ready))
+        runner.run(_serve_until_signal(engine, options, ready, push))
 
 
-async def _serve_until_signal(engine: Engine, options: ServeOptions, ready: Callable[[str], None]) -> None:
+async def _serve_until_signal(
+    engine: Engine, options: ServeOptions, ready: Callable[[str], None], push: PushDoor | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(engine, options) as address:
+    async with serving(engine, options, push) as address:
         ready(address)
         await stop.wait()
         log.info("stopping: no new requests, running ones have %g s", options.drain_s)
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
+async def serving(engine: Engine, options: ServeOptions, push: PushDoor | None = None) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
     with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup") as threads:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_channel_options(options.limits))
-        server.add_generic_rpc_handlers((FeatureServing(engine, threads).handlers(),))
+        server.add_generic_rpc_handlers((FeatureServing(engine, threads, push).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()

@@ -14,6 +14,7 @@ import grpc.aio
 
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.status_codes import Context
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
@@ -26,12 +27,14 @@ INLINE_BYTES_MAX = 16 << 10
 class FeatureServing:
     """The methods of featurestore.serving.v1.FeatureServing."""
 
-    def __init__(self, engine: Engine, threads: Executor) -> None:
-        self._engine, self._threads = engine, threads
+    def __init__(self, engine: Engine, threads: Executor, push: PushDoor | None = None) -> None:
+        self._engine, self._threads, self._push = engine, threads, push
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
         methods = {"GetOnlineFeatures": self.get_online_features, "DescribeService": self.describe_service}
+        if self._push is not None:
+            methods["Push"] = self.push
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -43,6 +46,16 @@ class FeatureServing:
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
         return await self._within_deadline(self._engine.describe, message, context)
+
+    async def push(self, message: bytes, context: Context) -> bytes:
+        """Push. It is finished even when the caller has given up: half of it may be durable by then."""
+        assert self._push is not None
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= 0:
+            raise TimeoutError
+        async with asyncio.timeout(remaining_s):
+            # Not the threads of lookups: a push waits for disks.
+            return await asyncio.to_thread(self._push.answer, message)
 
     async def _within_deadline(self, answer: Callable[[bytes], bytes], message: bytes, context: Context) -> bytes:
         """The answer; TimeoutError once the caller has given up."""

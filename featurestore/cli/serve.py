@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, context: Context) -> int:
     """0 after a stop was asked for and running requests are finished."""
+    from serving.push import PushDoor
     from serving.server import ServeOptions
     from serving.server import run as serve
     from serving.wire import Limits
@@ -38,5 +39,6 @@ def run(args: argparse.Namespace, context: Context) -> int:
             limits=Limits(rows_max=settings.max_keys),
             drain_s=settings.drain_s,
         )
-        serve(repository.registry, repository.state, repository.online, repository.clock, options, ready)
+        push = PushDoor(repository.pusher, options.limits)
+        serve(repository.registry, repository.state, repository.online, repository.clock, options, ready, push)
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from featurestore import FeatureStore, Field, Float64, Int64
 from featurestore.errors import InputError, NotFoundError
 from featurestore.ingest.push import PushResult, RowResult
+from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from materialization.job import Request
 from tests.fix_proxy import Proxy
 from tests.fix_redis import RedisFarm
@@ -26,14 +26,14 @@ A: Row = ("A", NOON - hours(2), 1.0, 1)
 B: Row = ("B", NOON - hours(1), 2.0, 2)
 CORRECTED: Row = ("A", NOON - hours(2), 5.0, 1)
 LATER: Row = ("A", NOON + hours(1), 9.0, 9)
-STORES = ["duckdb+sqlite", "duckdb+redis", "postgres+sqlite", "postgres+redis"]
+STORES = ["duckdb+sqlite", "duckdb+redis", "postgres+redis"]
 
 
 @pytest.fixture(params=STORES)
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallRepository]:
     """A small repository on each pair of stores, with the view applied."""
     offline, online = request.param.split("+")
-    sections: dict[str, str] = {}
+    sections: dict[str, Any] = {}
     if offline == "postgres":
         url = request.getfixturevalue("postgres_shared")
         sections["offline_settings"] = f'kind = "postgres"\nurl = "{url}"\nwait_s = 2'
@@ -50,6 +50,12 @@ def push(repository: SmallRepository, *rows: Row, table: pa.Table | None = None)
     """Push rows through the facade."""
     with repository.opened() as opened:
         return FeatureStore.of(opened).push("weather", rows_table(rows) if table is None else table)
+
+
+def apply_cold(repository: SmallRepository, **changes: Any) -> None:
+    """The view anew, with a bound for its temperature."""
+    repository.apply()
+    repository.apply(weather(schema=(Field(name="temp", dtype=Float64, ge=-50), FIELDS[1]), **changes))
 
 
 def results(answer: PushResult) -> list[str]:
@@ -142,8 +148,7 @@ def test_a_future_row_is_durable_and_waits_until_it_is_due(repository: SmallRepo
 
 
 def test_rows_that_break_the_contract_are_rejected_one_by_one(repository: SmallRepository) -> None:
-    cold = Field(name="temp", dtype=Float64, ge=-50)
-    repository.apply(weather(schema=(cold, FIELDS[1])))
+    apply_cold(repository)
     nobody: Any = (None, NOON, 1.0, 1)
     answer = push(repository, ("A", NOON, -60.0, 1), B, nobody)
     assert results(answer) == ["REJECTED", "ACCEPTED", "REJECTED"]
@@ -154,8 +159,7 @@ def test_rows_that_break_the_contract_are_rejected_one_by_one(repository: SmallR
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_quarantine_keeps_what_a_push_refuses(rows: int, repository: SmallRepository) -> None:
-    cold = Field(name="temp", dtype=Float64, ge=-50)
-    repository.apply(weather(schema=(cold, FIELDS[1]), on_violation="quarantine"))
+    apply_cold(repository, on_violation="quarantine")
     push(repository, *[("A", NOON, -60.0, 1), B][:rows])
     assert_settled(repository, *[B][: rows - 1])
     aside = repository.offline.quarantined(REF, 10)
@@ -165,8 +169,7 @@ def test_quarantine_keeps_what_a_push_refuses(rows: int, repository: SmallReposi
 
 
 def test_a_view_that_warns_takes_the_row(repository: SmallRepository) -> None:
-    cold = Field(name="temp", dtype=Float64, ge=-50)
-    repository.apply(weather(schema=(cold, FIELDS[1]), on_violation="warn"))
+    apply_cold(repository, on_violation="warn")
     frost: Row = ("A", NOON, -60.0, 1)
     assert results(push(repository, frost)) == ["ACCEPTED"]
     assert_settled(repository, frost)
@@ -266,26 +269,26 @@ def test_faults_of_the_caller_are_named(repository: SmallRepository) -> None:
 def test_rows_are_pending_while_redis_is_away_and_the_next_publish_delivers_them(
     offline: str, request: pytest.FixtureRequest, tmp_path: Path, redis_farm: RedisFarm
 ) -> None:
-    with closing(Proxy(("127.0.0.1", redis_farm.valkey.port))) as proxy:
-        sections = {"online_settings": f'kind = "redis"\nurl = "redis://127.0.0.1:{proxy.port}"\nretries = 0'}
-        if offline == "postgres":
-            url = request.getfixturevalue("postgres_shared")
-            sections["offline_settings"] = f'kind = "postgres"\nurl = "{url}"\nwait_s = 2'
-        small = SmallRepository(tmp_path / "repository", project=f"push_{uuid.uuid4().hex}", **sections)
-        small.apply(weather())
-        small.done()
-        with small.opened() as opened:
-            pusher = opened.pusher
-            proxy.stop()
-            answer = pusher.push("weather", rows_table([A, LATER]))
-            assert results(answer) == ["PENDING", "ACCEPTED"]
-            assert answer.pending_reason
-            proxy.start()
-            assert results(pusher.push("weather", rows_table([A]))) == ["DUPLICATE"]
-        assert small.stored() == {}
-        assert_settled(small, A, LATER)
-        assert len(small.stored()) == 1
-        small.close()
+    sections: dict[str, Any] = {"online_settings": f'kind = "redis"\nurl = "{redis_farm.valkey.url}"'}
+    if offline == "postgres":
+        url = request.getfixturevalue("postgres_shared")
+        sections["offline_settings"] = f'kind = "postgres"\nurl = "{url}"\nwait_s = 2'
+    small = SmallRepository(tmp_path / "repository", project=f"push_{uuid.uuid4().hex}", **sections)
+    small.apply(weather())
+    small.done()
+    with small.opened() as opened:
+        with Proxy(redis_farm.valkey.port) as proxy:
+            address = RedisAddress(url=f"redis://127.0.0.1:{proxy.port}", retries=0)
+            opened.online = RedisOnlineStore(small.project, address)
+            assert results(opened.pusher.push("weather", rows_table([B]))) == ["ACCEPTED"]
+        answer = opened.pusher.push("weather", rows_table([A, LATER]))
+    assert results(answer) == ["PENDING", "ACCEPTED"]
+    assert answer.pending_reason
+    assert results(push(small, A)) == ["DUPLICATE"]
+    assert len(small.stored()) == 1
+    assert_settled(small, A, B, LATER)
+    assert len(small.stored()) == 2
+    small.close()
 
 
 def test_a_batch_of_all_results_counts_each(repository: SmallRepository) -> None:
