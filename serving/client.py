@@ -142,6 +142,11 @@ class PushReply:
         self.message = reply
 
     @property
+    def view(self) -> str:
+        """The view that the rows went to, name@version."""
+        return str(self.message.view)
+
+    @property
     def statuses(self) -> NDArray[np.uint8]:
         """The number of a PushStatus per row: 1 accepted, 2 duplicate, 3 correction, 4 pending, 5 rejected."""
         return np.frombuffer(self.message.statuses, np.uint8)

@@ -112,6 +112,8 @@ class SmallRepository:
 
     def close(self) -> None:
         """Close the stores."""
+        if self.inbox is not None and self.inbox.file is not self.online:
+            self.inbox.file.close()
         self.online.close()
         self.offline.close()
         self.registry.close()

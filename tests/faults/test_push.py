@@ -100,7 +100,8 @@ def pushing(root: Path, batches: list[list[Row]], environment: dict[str, str], t
 
 def killed(repository: SmallRepository, point: str) -> None:
     """A push that a failpoint ends before it is acknowledged."""
-    job = JOBS.Process(target=pushing, args=(repository.root, [BROUGHT], {VARIABLE: point}, JOBS.SimpleQueue()))
+    told = JOBS.SimpleQueue()
+    job = JOBS.Process(target=pushing, args=(repository.root, [BROUGHT], {VARIABLE: point}, told))
     job.start()
     job.join(60)
     assert job.exitcode == KILLED, point
@@ -165,8 +166,7 @@ def test_a_job_killed_while_it_drains_loses_nothing_and_doubles_nothing(
 
 @pytest.mark.parametrize("repository", ["embedded", "shared"], indirect=True)
 def test_until_the_next_publish_nobody_knows_what_a_killed_push_served(repository: SmallRepository) -> None:
-    repository.done()
-    repository.at(NOON + hours(1))
+    repository.done(Request(load=False))
     killed(repository, "push.online")  # at noon
     repository.at(NOON + hours(3))
     repository.done(Request(load=False))

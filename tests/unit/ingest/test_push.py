@@ -275,7 +275,6 @@ def test_rows_are_pending_while_redis_is_away_and_the_next_publish_delivers_them
         sections["offline_settings"] = f'kind = "postgres"\nurl = "{url}"\nwait_s = 2'
     small = SmallRepository(tmp_path / "repository", project=f"push_{uuid.uuid4().hex}", **sections)
     small.apply(weather())
-    small.done()
     with small.opened() as opened:
         with Proxy(redis_farm.valkey.port) as proxy:
             address = RedisAddress(url=f"redis://127.0.0.1:{proxy.port}", retries=0)
