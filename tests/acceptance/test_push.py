@@ -25,22 +25,22 @@ INSTANT = datetime(2024, 5, 1, 19, 15, tzinfo=UTC)
 def repository(tmp_path: Path, inside: Run) -> Path:
     """The small template, applied and materialized."""
     folder = tmp_path / "store"
-    inside("init", str(folder), "--template", "minimal").ok()
-    inside("-C", str(folder), "apply").ok()
-    inside("-C", str(folder), "--now", NOW, "materialize-incremental").ok()
+    inside(tmp_path, "init", "store", "--template", "minimal").ok()
+    inside(folder, "apply").ok()
+    inside(folder, "--now", NOW, "materialize-incremental").ok()
     return folder
 
 
 def push(inside: Run, repository: Path, content: str, name: str = "rows.csv") -> Done:
     """Push a file."""
     (repository / name).write_text(content)
-    return inside("-C", str(repository), "--now", NOW, "--json", "push", "readings", str(repository / name))
+    return inside(repository, "--now", NOW, "--json", "push", "readings", str(repository / name))
 
 
 def verified(inside: Run, repository: Path) -> Any:
     """What `verify` finds after one more publish."""
-    inside("-C", str(repository), "--now", NOW, "materialize-incremental").ok()
-    return inside("-C", str(repository), "--now", NOW, "--json", "verify").ok().json
+    inside(repository, "--now", NOW, "materialize-incremental").ok()
+    return inside(repository, "--now", NOW, "--json", "verify").ok().json
 
 
 def test_a_file_is_pushed_row_by_row_and_the_exit_code_tells_of_rejected_rows(repository: Path, inside: Run) -> None:
@@ -53,7 +53,7 @@ def test_a_file_is_pushed_row_by_row_and_the_exit_code_tells_of_rejected_rows(re
     assert (rejection["row"], rejection["field"], rejection["rule"]) == (1, "temperature", "le")
     assert push(inside, repository, HEADER + FRESH).ok().json["duplicate"] == 1
     shown = inside(
-        "-C", str(repository), "--now", NOW, "--json", "get-online-features", "--service", "comfort",
+        repository, "--now", NOW, "--json", "get-online-features", "--service", "comfort",
         "--key", "station=south",
     )  # fmt: skip
     assert 21.5 in [value for values in shown.json.values() for value in values]
@@ -63,7 +63,7 @@ def test_a_file_is_pushed_row_by_row_and_the_exit_code_tells_of_rejected_rows(re
 def test_a_file_that_cannot_be_pushed_is_the_users_fault(repository: Path, inside: Run) -> None:
     assert push(inside, repository, "station,measured_at\nsouth,2024-05-01T19:00:00Z\n").code == 2
     assert push(inside, repository, HEADER, "rows.txt").code == 2
-    missing = inside("-C", str(repository), "push", "readings", "nowhere.csv")
+    missing = inside(repository, "push", "readings", "nowhere.csv")
     assert (missing.code, "there is no file" in missing.err) == (2, True)
     assert push(inside, repository, HEADER).ok().json["rows"] == 0
 
