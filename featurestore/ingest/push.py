@@ -25,6 +25,7 @@ from featurestore.ingest.source_batch import SourceBatch
 from featurestore.offline.base import Mask
 from featurestore.offline.frames import frame_to_table, is_frame
 from featurestore.online.base import OnlineStore
+from featurestore.online.keys import encode_keys
 from featurestore.registry.registry import Registry
 from featurestore.registry.state import StateStore
 
@@ -95,6 +96,9 @@ class Pusher:
             sorted_out = Gate(view, RUN, started_us).sort_out(batch)
         except SourceError as error:
             raise InputError(str(error)) from error
+        # A key that is too long for the online store is refused before anything is kept.
+        keys = [sorted_out.rows.column(key).combine_chunks() for key in view.join_keys]
+        encode_keys(keys, list(view.join_keys.values()), list(view.join_keys))
         failpoint("push.gated")
         rows = sorted_out.rows.append_column(ROW, pa.array(sorted_out.places))
         sequenced = in_sequence(view, rows)
@@ -123,7 +127,11 @@ class Pusher:
     def _settled(self, pushed: PushedRows, started_us: int) -> tuple[Kept, str]:
         """Durable, online, logged; (what the rows are, why the online store was not written)."""
         ref = pushed.view.ref
-        kept = self.durable.keep(pushed)
+        try:
+            kept = self.durable.keep(pushed)
+        except StoreError:
+            self.state.leave_push(ref, pushed.first)
+            raise
         failpoint("push.durable")
         fresh = ~kept.duplicate
         online = fresh & pushed.due

@@ -40,6 +40,11 @@ class PublishState:
         """Whether a repair was begun and is not done: the online store holds no projection of any instant."""
         return self.position == REPAIRING
 
+    @property
+    def published_to_us(self) -> int | None:
+        """The horizon of the last publish; None where rows were pushed and nothing published."""
+        return None if self.horizon_us == TIMESTAMP_MIN_US else self.horizon_us
+
 
 #: The position of a view whose projection is being rewritten: until the repair is done, nothing is known of it.
 REPAIRING = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,32 @@ def test_a_repair_keeps_pushed_rows(repository: SmallRepository) -> None:
     repository.done(Request(load=False, repair=True))
     assert len(repository.stored()) == 2
     repository.assert_online_is_projection()
+
+
+def test_a_row_pushed_while_a_repair_runs_is_online_when_it_is_done(repository: SmallRepository) -> None:
+    repository.write("weather/a.parquet", [A, B])
+    repository.done()
+    repository.online.drop(REF)
+    answers: list[PushResult] = []
+
+    def meanwhile(_: str, step: str, rows: int) -> None:
+        """What is to be written is known by then, and is written over whatever stands there."""
+        if step == "publish" and not answers:
+            answers.append(push(repository, ("A", NOON, 4.0, 4), ("C", NOON, 5.0, 5)))
+
+    jobs = replace(repository.materializer(), progress=meanwhile)
+    outcome = jobs.run([repository.registry.view("weather")], Request(load=False, repair=True))
+
+    assert outcome.errors == []
+    assert results(answers[0]) == ["ACCEPTED", "ACCEPTED"]
+    repository.assert_online_is_projection()
+    assert len(repository.stored()) == 3
+
+
+def test_a_key_too_long_for_the_online_store_is_refused_before_it_is_kept(repository: SmallRepository) -> None:
+    with pytest.raises(InputError, match="bytes"):
+        push(repository, ("A" * 2000, NOON, 1.0, 1))
+    assert_settled(repository)
 
 
 def test_a_push_moves_the_watermark_that_freshness_is_judged_by(repository: SmallRepository) -> None:
