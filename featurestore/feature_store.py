@@ -19,6 +19,7 @@ from featurestore.repository import Repository
 
 if TYPE_CHECKING:
     from featurestore.freshness import ViewFreshness
+    from featurestore.ingest.push import PushResult
     from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
@@ -143,11 +144,25 @@ class FeatureStore:
             lease_s=settings.materialization.lease_s,
             progress=progress or _silent,
             parallel=settings.materialization.parallel_views,
+            inbox=repository.inbox,
         )
         outcome = materializer.run(self._chosen(views), request)
         if request.publish:
             check_freshness(repository)
         return outcome
+
+    # ------------------------------------------------------------------ push
+
+    def push(self, view: str, data: object) -> PushResult:
+        """Push rows to a view, by name or name@version: through gate, durable store and online store.
+
+        `data` is an Arrow table, a pandas or polars frame, or name -> column of values; its columns are named as in
+        the view's source. The result says of each row what became of it; InputError when a column is missing.
+        """
+        from featurestore.ingest.push import as_table
+
+        self.repository.finish_interrupted_apply()
+        return self.repository.pusher.push(view, as_table(data))
 
     # ------------------------------------------------------------------ retrieval
 
@@ -260,6 +275,7 @@ class FeatureStore:
         repository, registry = self.repository, self.repository.registry
         views = registry.views()
         chosen = views if service is None else pinned_views(registry.service(service), views)
+        repository.drain(chosen.values())
         now_us = to_us(repository.clock.now())
         return [
             Verifier(
@@ -269,6 +285,7 @@ class FeatureStore:
                     schema_id=registry.schema_id(view.ref),
                     schemas=registry.row_schemas(view.ref),
                     offline=repository.offline,
+                    inbox=repository.inbox,
                 ),
                 online=repository.online,
                 batch_rows=repository.settings.materialization.batch_rows,
@@ -287,6 +304,8 @@ class FeatureStore:
 
         self.repository.finish_interrupted_apply()
         repository = self.repository
+        views = repository.registry.views()
+        repository.drain(views.values())
         verifiers = {
             ref: ServedVerifier(
                 project=repository.registry.project,
@@ -294,7 +313,7 @@ class FeatureStore:
                 offline=repository.offline,
                 log=self._publish_log(ref),
             )
-            for ref, view in repository.registry.views().items()
+            for ref, view in views.items()
         }
         read = ReadLog()
         records = records_of(read_served_log(Path(path), read), service)
@@ -335,6 +354,7 @@ class FeatureStore:
         views = self.repository.registry.views()
         chosen = self._service(service, features, views)
         pinned = pinned_views(chosen, views)
+        self.repository.drain(pinned.values())
         # Logs first: what they say was published is then within the positions.
         publishes = {ref: self._publish_log(ref) for ref in pinned} if knowledge == "as_served" else {}
         with self.repository.offline.open(write=False):
@@ -355,7 +375,14 @@ class FeatureStore:
 
         return PublishLog.of(
             [
-                (record.position_to, record.horizon_to_us, record.started_at_us, record.acknowledged_at_us)
+                (
+                    record.position_to,
+                    record.horizon_to_us,
+                    record.started_at_us,
+                    record.acknowledged_at_us,
+                    record.sequence_from or 0,
+                    record.sequence_to or 0,
+                )
                 for record in self.repository.state.publish_log(ref)
             ]
         )

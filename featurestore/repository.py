@@ -14,6 +14,11 @@ from featurestore.clock import Clock, parse_clock
 from featurestore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from featurestore.feature_view import FeatureView
+    from featurestore.ingest.inbox import Inbox
+    from featurestore.ingest.push import Pusher
     from featurestore.offline.base import OfflineStore
     from featurestore.online.base import OnlineStore
     from featurestore.registry.definitions import Definitions
@@ -24,20 +29,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _duckdb_store(settings: Settings) -> OfflineStore:
+def _duckdb_store(repository: Repository) -> OfflineStore:
     from featurestore.offline.duckdb import DuckDBOfflineStore
 
-    offline = settings.offline
+    settings, offline = repository.settings, repository.settings.offline
     return DuckDBOfflineStore(
         offline.path,
         settings.project,
         threads=offline.threads,
         memory_limit=offline.memory_limit,
         wait_s=offline.wait_s,
+        on_correction=lambda view, rows: repository.needed_inbox.remember(view, rows),
+        on_drop=lambda ref: repository.forget_pushed(ref),
     )
 
 
-def _postgres_store(settings: Settings) -> OfflineStore:
+def _postgres_store(repository: Repository) -> OfflineStore:
+    settings = repository.settings
     try:
         from featurestore.offline.postgres import PostgresOfflineStore
     except ModuleNotFoundError as error:
@@ -90,7 +98,60 @@ class Repository:
     def offline(self) -> OfflineStore:
         """The offline store."""
         make = {"duckdb": _duckdb_store, "postgres": _postgres_store}[self.settings.offline.kind]
-        return make(self.settings)
+        return make(self)
+
+    @cached_property
+    def inbox(self) -> Inbox | None:
+        """Where pushed rows wait for the next holder of the DuckDB file; None where history takes them at once."""
+        from featurestore.ingest.inbox import Inbox
+        from featurestore.online.sqlite import SqliteOnlineStore
+
+        if self.settings.offline.kind != "duckdb":
+            return None
+        if self.settings.online.kind == "sqlite":
+            file = self.online
+            assert isinstance(file, SqliteOnlineStore)
+            return Inbox(file, self.settings.project)
+        self._inbox_path.parent.mkdir(parents=True, exist_ok=True)
+        return Inbox(SqliteOnlineStore(self._inbox_path, self.settings.project), self.settings.project)
+
+    @property
+    def _inbox_path(self) -> Path:
+        return self.settings.online.path if self.settings.online.kind == "sqlite" else self.settings.push.inbox_path
+
+    @property
+    def needed_inbox(self) -> Inbox:
+        """The inbox of a repository whose history is in DuckDB."""
+        inbox = self.inbox
+        assert inbox is not None
+        return inbox
+
+    @cached_property
+    def pusher(self) -> Pusher:
+        """What brings pushed rows in; it never opens a DuckDB file."""
+        from featurestore.ingest.durable import HistoryDurable, InboxDurable
+        from featurestore.ingest.push import Pusher
+
+        inbox = self.inbox
+        durable = (
+            HistoryDurable(offline=self.offline) if inbox is None else InboxDurable(inbox=inbox, online=self.online)
+        )
+        return Pusher(registry=self.registry, state=self.state, durable=durable, online=self.online, clock=self.clock)
+
+    def forget_pushed(self, ref: str) -> None:
+        """Drop what waits, and is known, of a view whose history goes."""
+        if self._inbox_path.exists():
+            self.needed_inbox.forget(ref)
+
+    def drain(self, views: Iterable[FeatureView]) -> None:
+        """Take what was pushed into history, before it is read."""
+        from featurestore.ingest.drain import drain
+
+        # A file that was never made holds nothing; reading history does not make it.
+        if self.settings.offline.kind == "duckdb" and self._inbox_path.exists():
+            for view in views:
+                if self.needed_inbox.waiting(view.ref):
+                    drain(self.needed_inbox, view, self.registry.schema_id(view.ref), self.offline, self.online)
 
     @cached_property
     def online(self) -> OnlineStore:
@@ -115,6 +176,9 @@ class Repository:
 
     def close(self) -> None:
         """Close what was opened."""
+        inbox = self.__dict__.get("inbox")
+        if inbox is not None and inbox.file is not self.online:
+            inbox.file.close()
         if "online" in self.__dict__:
             self.online.close()
         if "offline" in self.__dict__:

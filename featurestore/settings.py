@@ -166,6 +166,15 @@ class MaterializationSettings(_Section):
     parallel_views: Annotated[int, Setting(ge=1, le=64)] = 1
 
 
+class PushSettings(_Section):
+    """Rows that clients push."""
+
+    #: Where pushed rows wait for DuckDB when they cannot wait in the online store, which is not SQLite.
+    inbox_path: Path = Path("data/inbox.db")
+    #: Rows of a file that `push` sends at a time.
+    batch_rows: _Positive = 10_000
+
+
 class Settings(_Section):
     """All settings of one repository, paths made absolute."""
 
@@ -186,6 +195,7 @@ class Settings(_Section):
     materialization: MaterializationSettings = MaterializationSettings()
     freshness: FreshnessSettings = FreshnessSettings()
     served_log: ServedLogSettings = ServedLogSettings()
+    push: PushSettings = PushSettings()
 
 
 SECTIONS: dict[str, type[_Section]] = {

@@ -19,7 +19,9 @@ from featurestore.clock import Clock, to_us
 from featurestore.errors import FeatureStoreError, InputError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
+from featurestore.ingest.drain import drain
 from featurestore.ingest.gate import Gate
+from featurestore.ingest.inbox import Inbox
 from featurestore.ingest.load import LoadCounts, Loader
 from featurestore.ingest.publish import Published, Publisher
 from featurestore.ingest.source_batch import RowWindow
@@ -102,6 +104,8 @@ class Materializer:
     lease_s: float
     progress: Progress = field(default=lambda view, step, rows: None)
     parallel: int = 1
+    #: Where pushed rows wait, where the offline store cannot take them at once.
+    inbox: Inbox | None = None
 
     def run(self, views: Sequence[FeatureView], request: Request) -> RunOutcome:
         """Work through the views; one that fails does not keep the others from theirs."""
@@ -147,14 +151,21 @@ class Materializer:
         outcome = ViewOutcome(view=view.ref)
         try:
             with held_lease(self.state, view.ref, self.lease_s, stopped) as lease:
+                # First, so that the rows of a load are met by those that were pushed.
+                self._drain(view)
                 if request.load:
                     outcome = replace(outcome, loaded=self._load(view, request, run, lease))
                 failpoint("materialize.between")
                 if request.publish:
+                    self._drain(view)
                     outcome = replace(outcome, published=self._publish(view, request, lease))
         except FeatureStoreError as error:
             return replace(outcome, error=error)
         return outcome
+
+    def _drain(self, view: FeatureView) -> None:
+        if self.inbox is not None and self.inbox.waiting(view.ref):
+            drain(self.inbox, view, self.registry.schema_id(view.ref), self.offline, self.online)
 
     def _load(self, view: FeatureView, request: Request, run: Run, lease: HeldLease) -> LoadCounts:
         cursor = Cursor.from_json(self.state.cursor(view.ref))
@@ -227,6 +238,7 @@ class Materializer:
             before_write=lease.check,
             before_repair=lambda: self.state.begin_repair(lease.lease),
             on_rows=lambda rows: self.progress(view.ref, "publish", rows),
+            drain=lambda: self._drain(view),
         )
         published = publisher.publish(last, started_at_us, repair=request.repair)
         failpoint("publish.before_commit")

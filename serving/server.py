@@ -29,6 +29,7 @@ from serving.admission import Admission
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
@@ -77,6 +78,7 @@ def run(
     clock: Clock,
     options: ServeOptions,
     ready: Callable[[str], None],
+    push: PushDoor | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; `ready` is called with `host:port` once requests are answered.
 
@@ -90,11 +92,11 @@ def run(
     ):
         watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
         with telemetry.telling():
-            runner.run(_serve_until_signal(engine, options, telemetry, ready))
+            runner.run(_serve_until_signal(engine, options, telemetry, push, ready))
 
 
 async def _serve_until_signal(
-    engine: Engine, options: ServeOptions, telemetry: Telemetry, ready: Callable[[str], None]
+    engine: Engine, options: ServeOptions, telemetry: Telemetry, push: PushDoor | None, ready: Callable[[str], None]
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -102,7 +104,7 @@ async def _serve_until_signal(
         loop.add_signal_handler(number, stop.set)
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
-    async with serving(engine, options, telemetry) as address:
+    async with serving(engine, options, telemetry, push) as address:
         ready(address)
         await stop.wait()
         if options.worker:
@@ -111,7 +113,9 @@ async def _serve_until_signal(
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None) -> AsyncIterator[str]:
+async def serving(
+    engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None, push: PushDoor | None = None
+) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
     telemetry = telemetry or Telemetry()
     warn_if_exposed(options.host, options.auth, options.tls)
@@ -123,7 +127,7 @@ async def serving(engine: Engine, options: ServeOptions, telemetry: Telemetry | 
         engine.record = stack.enter_context(recording(options.served_log))
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
-        server.add_generic_rpc_handlers((_servicer(engine, threads, options).handlers(),))
+        server.add_generic_rpc_handlers((_servicer(engine, threads, options, push).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
@@ -135,9 +139,12 @@ async def serving(engine: Engine, options: ServeOptions, telemetry: Telemetry | 
             await server.stop(options.drain_s)
 
 
-def _servicer(engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions) -> FeatureServing:
+def _servicer(
+    engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions, push: PushDoor | None
+) -> FeatureServing:
     admission = Admission(options.in_flight_max, options.queue_max)
-    return FeatureServing(engine, threads, admission, large=Admission(THREADS_MAX, options.queue_max))
+    large, pushes = (Admission(THREADS_MAX, options.queue_max) for _ in range(2))
+    return FeatureServing(engine, threads, admission, large, push, pushes)
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,7 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal, caller
 from serving.admission import Admission
 from serving.engine import INLINE_BYTES_MAX, Engine
+from serving.push import PushDoor
 from serving.status_codes import Context
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
@@ -24,10 +25,18 @@ SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
 class FeatureServing:
     """The methods of featurestore.serving.v1.FeatureServing."""
 
-    def __init__(self, engine: Engine, threads: Executor, admission: Admission, large: Admission) -> None:
-        self._engine, self._threads = engine, threads
+    def __init__(
+        self,
+        engine: Engine,
+        threads: Executor,
+        admission: Admission,
+        large: Admission,
+        push: PushDoor | None,
+        pushes: Admission,
+    ) -> None:
+        self._engine, self._threads, self._push = engine, threads, push
         # Large requests have room of their own, so that they never take all of it.
-        self._admission, self._large = admission, large
+        self._admission, self._large, self._pushes = admission, large, pushes
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -36,6 +45,8 @@ class FeatureServing:
             "DescribeService": self.describe_service,
             "GetFreshness": self.get_freshness,
         }
+        if self._push is not None:
+            methods["Push"] = self.push
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -59,6 +70,17 @@ class FeatureServing:
         """GetFreshness."""
         async with asyncio.timeout(_remaining_s(context)):
             return await self._in_thread(self._engine.freshness, message)
+
+    async def push(self, message: bytes, context: Context) -> bytes:
+        """Push. It is finished even when the caller has given up: half of it may be durable by then."""
+        assert self._push is not None
+        async with asyncio.timeout(_remaining_s(context)):
+            entered = await self._pushes.enter()
+            try:
+                # Not the threads of lookups: a push waits for disks.
+                return await asyncio.to_thread(self._push.answer, message, caller())
+            finally:
+                self._pushes.leave(entered)
 
     async def _in_thread(self, answer: Callable[[bytes, Principal], bytes], message: bytes) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())

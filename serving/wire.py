@@ -16,13 +16,14 @@ import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from featurestore.errors import InputError
+from featurestore.ingest.push import PushResult
 from featurestore.outputs import Output
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.columns import column_writer, decode_column, encode_type
 from serving.plan import ServicePlan
 from serving.response import OnlineResponse
 
-Message = TypeVar("Message", pb.GetOnlineFeaturesRequest, pb.DescribeServiceRequest)
+Message = TypeVar("Message", pb.GetOnlineFeaturesRequest, pb.DescribeServiceRequest, pb.PushRequest)
 
 _ON_STALE = {"serve": pb.ON_STALE_SERVE, "null": pb.ON_STALE_NULL, "fail": pb.ON_STALE_FAIL}
 
@@ -84,6 +85,14 @@ def decode_lookup(message: bytes, limits: Limits) -> LookupRequest:
 def decode_describe(message: bytes, limits: Limits) -> FeatureChoice:
     """A DescribeServiceRequest."""
     return _choice(_parsed(pb.DescribeServiceRequest, message), limits, False)
+
+
+def decode_push(message: bytes, limits: Limits) -> tuple[str, dict[str, pa.Array]]:
+    """(view, columns) of a PushRequest."""
+    asked = _parsed(pb.PushRequest, message)
+    if not asked.view:
+        raise InputError("the request names no view; set the feature view that the rows belong to")
+    return asked.view, _columns(asked.columns, "column", limits)
 
 
 def _parsed(kind: type[Message], message: bytes) -> Message:
@@ -196,6 +205,15 @@ def encode_description(plan: ServicePlan, revision: int) -> bytes:
     reply.columns.extend(_field(output) for output in plan.outputs)
     for view in plan.views:
         reply.views.add(view=view.ref, ttl_us=view.ttl_us, freshness_us=view.freshness_us)
+    return reply.SerializeToString()
+
+
+def encode_push(result: PushResult) -> bytes:
+    """A PushResponse."""
+    refused = result.rejections
+    reply = pb.PushResponse(view=result.view, statuses=result.results.tobytes(), pending_reason=result.pending_reason)
+    for row, field_name, rule, reason, value in refused.listed(len(refused)):
+        reply.rejections.add(row=row, field=field_name, rule=rule, reason=reason, value=value)
     return reply.SerializeToString()
 
 

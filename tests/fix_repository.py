@@ -31,6 +31,7 @@ from featurestore import Entity, FeatureStore, FeatureView, Field, FileSource, F
 from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.clock import to_us
 from featurestore.compiler.names import CREATED, EVENT
+from featurestore.ingest.inbox import Inbox
 from featurestore.ingest.projection import pack
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
@@ -100,6 +101,7 @@ class SmallRepository:
         stores = self.opened()
         self.offline: OfflineStore = stores.offline
         self.online: OnlineStore = stores.online
+        self.inbox: Inbox | None = stores.inbox
 
     @staticmethod
     def on_servers(root: Path, project: str, postgres: str, redis: str, **changes: Any) -> SmallRepository:
@@ -110,6 +112,8 @@ class SmallRepository:
 
     def close(self) -> None:
         """Close the stores."""
+        if self.inbox is not None and self.inbox.file is not self.online:
+            self.inbox.file.close()
         self.online.close()
         self.offline.close()
         self.registry.close()
@@ -151,6 +155,7 @@ class SmallRepository:
             clock=self.clock,
             batch_rows=self.batch_rows,
             lease_s=self.lease_s,
+            inbox=self.inbox,
         )
 
     def run(self, request: Request | None = None, views: Sequence[str] = ()) -> RunOutcome:
@@ -235,6 +240,13 @@ class SmallRepository:
         with self.opened() as repository:
             for parity in FeatureStore.of(repository).verify():
                 assert (parity.faults, parity.pending) == (Counter(), Counter()), parity
+                assert parity.equal == parity.compared
+
+    def assert_verified_but_pending(self) -> None:
+        """`verify` finds no fault; rows may wait."""
+        with self.opened() as repository:
+            for parity in FeatureStore.of(repository).verify():
+                assert parity.faults == Counter(), parity
                 assert parity.equal == parity.compared
 
     # ------------------------------------------------------------------ other processes

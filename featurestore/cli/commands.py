@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "get-online-features": Command(
         "featurestore.cli.get_online_features", "look up the latest features of some entities", _DATA
     ),
+    "push": Command("featurestore.cli.push", "push the rows of a file to a view, history and online", _DATA),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
     "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),

@@ -76,7 +76,7 @@ def _view(repository: Repository, name: str) -> Document:
     if published is not None:
         document["published"] = {
             "position": published.position,
-            "horizon": instant(published.horizon_us),
+            "horizon": instant(published.published_to_us),
             "watermark": instant(published.watermark_us),
             "acknowledged_at": instant(published.acknowledged_at_us),
         }

@@ -86,7 +86,7 @@ def _view(repository: Repository, ref: str, view: FeatureView) -> Row:
         "ttl": duration(view.ttl),
         "freshness": duration(view.freshness),
         "schema": repository.registry.schema_id(ref),
-        "published_to": None if published is None else instant(published.horizon_us),
+        "published_to": None if published is None else instant(published.published_to_us),
         "owner": view.owner,
     }
 

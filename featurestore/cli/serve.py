@@ -63,12 +63,14 @@ def _serve(
 ) -> None:
     from featurestore.cli.serve_options import serve_options
     from featurestore.freshness_webhook import watching_freshness
+    from serving.push import PushDoor
     from serving.server import run as serve
 
     repository.finish_interrupted_apply()
     options = serve_options(repository.settings, host, port, rest_port, metrics_folder)
+    push = PushDoor(repository.pusher, options.limits)
     with watching_freshness(repository):
-        serve(repository.registry, repository.state, repository.online, repository.clock, options, ready)
+        serve(repository.registry, repository.state, repository.online, repository.clock, options, ready, push)
 
 
 def _supervise(

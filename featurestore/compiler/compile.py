@@ -63,6 +63,11 @@ def rows_of(project: str, view: FeatureView, dialect: Dialect) -> str:
     return dialect.sql(latest_rows.rows_of(project, view, dialect))
 
 
+def rows_at(project: str, view: FeatureView, dialect: Dialect) -> str:
+    """SQL for the history rows whose join keys and times stand in `_incoming`."""
+    return dialect.sql(latest_rows.rows_at(project, view, dialect))
+
+
 def known_rows(project: str, view: FeatureView, dialect: Dialect) -> str:
     """SQL for what history knows of the rows in `_incoming`."""
     return dialect.sql(append_rows.known_rows(project, view, dialect))

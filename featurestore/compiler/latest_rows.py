@@ -69,10 +69,19 @@ def latest_rows(query: LatestRows, dialect: Dialect) -> exp.Select:
 
 def rows_of(project: str, view: FeatureView, dialect: Dialect) -> exp.Select:
     """The history rows whose sequences stand in `_incoming`, in the columns of `latest_rows`."""
+    return _incoming_rows(project, view, dialect, (SEQUENCE,))
+
+
+def rows_at(project: str, view: FeatureView, dialect: Dialect) -> exp.Select:
+    """The history rows whose join keys and times stand in `_incoming`, in the columns of `latest_rows`."""
+    return _incoming_rows(project, view, dialect, (*view.join_keys, EVENT, CREATED))
+
+
+def _incoming_rows(project: str, view: FeatureView, dialect: Dialect, by: tuple[str, ...]) -> exp.Select:
     wanted = (*view.join_keys, EVENT, CREATED, SEQUENCE, SCHEMA_ID, *view.fields)
     incoming = exp.Table(this=exp.to_identifier(names.INCOMING, quoted=True))
     rows = exp.select(*map(column, wanted)).from_(names.history(project, view))
-    return dialect.semi_join(rows, incoming, (SEQUENCE,))
+    return dialect.semi_join(rows, incoming, by)
 
 
 def count_pending(query: LatestRows, dialect: Dialect) -> exp.Select:

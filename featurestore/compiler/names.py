@@ -27,6 +27,11 @@ PUBLISHED_POSITIONS = "_published_positions"
 PUBLISHED_HORIZONS = "_published_horizons"
 UP_TO = "_up_to"
 PUBLISH = "_publish"
+#: The pushes of a stretch: the sequences each brought online, as far as they were visible by its horizon.
+PUSHED_ROWS = "_pushed_rows"
+FIRST = "_first"
+LAST = "_last"
+HORIZON = "_horizon"
 #: Whether a spine row's answer lies beyond the rows that were looked at.
 FAR = "_far"
 

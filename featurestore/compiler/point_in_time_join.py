@@ -64,6 +64,8 @@ class PointInTimeJoin:
     position: int
     knowledge: str = "created"
     asking: int | None = None
+    #: As served: whether the log has pushes, which stand in the relation `names.PUSHED_ROWS`.
+    pushes: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -52,6 +52,40 @@ class Passed:
     warned: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejections:
+    """Refused rows, aligned columns: the number of each row, and of its first breach the field, rule, reason, value.
+
+    A value is the text that JSON has for it.
+    """
+
+    rows: NDArray[np.int64]
+    fields: list[str]
+    rules: list[str]
+    reasons: list[str]
+    values: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def listed(self, count: int) -> list[tuple[int, str, str, str, str]]:
+        """The first of them, one by one: (row, field, rule, reason, value)."""
+        rows = self.rows[:count].tolist()
+        texts = (column[:count] for column in (self.fields, self.rules, self.reasons, self.values))
+        return list(zip(rows, *texts, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sorted:
+    """A batch of which each row stands for itself: `rows` came through, from the places `places` of the batch."""
+
+    rows: pa.Table
+    places: NDArray[np.int64]
+    rejections: Rejections
+    #: What goes into quarantine, where the view says so.
+    refused: pa.Table | None
+
+
 class Gate:
     """Checks batches of one view's source against the view's contract."""
 
@@ -73,14 +107,46 @@ class Gate:
         Rows whose event time lies outside `window` are left for another load, unchecked.
         """
         self._need_columns(batch)
-        reading = Reading(timezone=self._view.source.timezone, ambiguous=self._view.source.ambiguous, text=batch.text)
-        inside, batch = self._inside(batch, reading, window)
+        inside, batch = self._inside(batch, self._reading(batch), window)
+        rows, breaches = self._compared(batch)
+        return self._judged(rows, breaches, batch, inside)
+
+    def sort_out(self, batch: SourceBatch) -> Sorted:
+        """The batch row by row: one that breaks the contract is refused, unless the view warns, and the others pass."""
+        self._need_columns(batch)
+        rows, breaches = self._compared(batch)
+        refusing = [breach for breach in breaches if breach.structural or self._view.on_violation != "warn"]
+        bad, first = _first_breach(refusing, rows.num_rows)
+        places = np.flatnonzero(bad)
+        named = [refusing[index] for index in first[places]]
+        rejections = Rejections(
+            rows=batch.row_numbers[places],
+            fields=[breach.column for breach in named],
+            rules=[breach.rule for breach in named],
+            reasons=[breach.says for breach in named],
+            values=[batch.value_text(breach.column, int(place)) for breach, place in zip(named, places, strict=True)],
+        )
+        aside = bool(len(places)) and self._view.on_violation != "reject"
+        return Sorted(
+            rows=rows.filter(pa.array(~bad)),
+            places=np.flatnonzero(~bad),
+            rejections=rejections,
+            refused=self._quarantine_rows(refusing, bad, first, batch) if aside else None,
+        )
+
+    def _reading(self, batch: SourceBatch) -> Reading:
+        source = self._view.source
+        return Reading(timezone=source.timezone, ambiguous=source.ambiguous, text=batch.text)
+
+    def _compared(self, batch: SourceBatch) -> tuple[pa.Table, list[Breach]]:
+        """(canonical rows, the breaches there are)."""
+        reading = self._reading(batch)
         columns: dict[str, pa.Array] = {}
         breaches = [*self._structural(batch, reading, columns), *self._contract(batch, reading, columns)]
         columns.setdefault(CREATED, columns[EVENT])
         order = [*self._view.join_keys, EVENT, CREATED, *self._view.fields]
         rows = pa.table({name: columns[name] for name in order})
-        return self._judged(rows, [breach for breach in breaches if breach.rows.any()], batch, inside)
+        return rows, [breach for breach in breaches if breach.rows.any()]
 
     def _need_columns(self, batch: SourceBatch) -> None:
         needed = [*(source for source, _ in self._required.values()), *self._view.fields]

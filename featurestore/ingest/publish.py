@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,8 @@ class Publisher:
     before_write: Callable[[], None]
     before_repair: Callable[[], None]
     on_rows: Callable[[int], None]
+    #: Brings rows that were pushed meanwhile into history.
+    drain: Callable[[], None] = lambda: None
 
     def publish(self, last: PublishState | None, now_us: int, *, repair: bool = False) -> Published:
         """Bring the online store to everything visible at `now_us`; `repair` rewrites it, and removes what is strange.
@@ -85,9 +87,13 @@ class Publisher:
                 entities, written = self._rewrite(query)
             else:
                 entities, written = self._write(query) if pending.rows else (0, 0)
+        position = query.position_to
+        if repair:
+            position, more = self._catch_up(query)
+            written += more
         marks = [mark for mark in (pending.newest_us, since.watermark_us if since else None) if mark is not None]
         return Published(
-            position=query.position_to,
+            position=position,
             horizon_us=now_us,
             watermark_us=max(marks, default=None),
             rows_due=pending.rows,
@@ -119,6 +125,19 @@ class Publisher:
         kept = write.result()
         failpoint("publish.after_batch")
         return kept
+
+    def _catch_up(self, rewritten: LatestRows) -> tuple[int, int]:
+        """(position, rows written) after what was pushed during a rewrite, which may have taken it away, is back."""
+        self.drain()
+        with self.offline.open(write=False):
+            position = self.offline.position(self.view.ref)
+            since = replace(
+                rewritten,
+                position_to=position,
+                position_from=rewritten.position_to,
+                horizon_from_us=rewritten.horizon_to_us,
+            )
+            return position, self._write(since)[1] if position > rewritten.position_to else 0
 
     def _rewrite(self, query: LatestRows) -> tuple[int, int]:
         """(entities, rows that were missing, wrong or strange); only those that differ are written."""

@@ -72,6 +72,11 @@ class SourceBatch:
         """The rows marked in `keep`."""
         return replace(self, rows=self.rows.filter(pa.array(keep)), row_numbers=self.row_numbers[keep])
 
+    def value_text(self, name: str, place: int) -> str:
+        """One value as JSON text."""
+        (value,) = _readable(self.column(name).slice(place, 1))
+        return json.dumps(value, allow_nan=False)
+
     def raw_json(self, places: NDArray[np.int64]) -> pa.Array:
         """The named rows as JSON texts that keep every value readable: bytes as hex, NaN and infinities as text."""
         names = self.rows.column_names

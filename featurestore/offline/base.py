@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from featurestore.arrow_types import TIMESTAMP, arrow_type
 from featurestore.compiler import names
@@ -18,6 +20,8 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.feature_view import FeatureView
 from featurestore.offline.served import Stretch
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +42,8 @@ class ArrivedRows:
     load_id: str | None = None
     rows_done: int = 0
     confirm: Callable[[], None] = lambda: None
+    #: Whether the counts are to tell of each row what became of it.
+    by_row: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +53,9 @@ class AppendCounts:
     added: int = 0
     corrections: int = 0
     duplicates: int = 0
+    #: Which of the rows are duplicates, and which corrections; None unless it was asked for.
+    duplicate: Mask | None = field(default=None, compare=False, repr=False)
+    correction: Mask | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +135,10 @@ class OfflineStore(Protocol):
 
     def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
         """The history rows with the given sequences, in the columns of `latest`, in any order."""
+        ...
+
+    def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
+        """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
         ...
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:

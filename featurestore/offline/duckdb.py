@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,13 @@ class DuckDBOfflineStore:
         threads: int = 2,
         memory_limit: str = "512MB",
         wait_s: float = 10.0,
+        on_correction: Callable[[FeatureView, pa.Table], None] | None = None,
+        on_drop: Callable[[str], None] | None = None,
     ) -> None:
+        """`on_correction` is told of rows (in the columns of `latest`) before a batch that corrects them commits,
+        `on_drop` of a view whose history goes."""
         self._path = path
+        self._on_correction, self._on_drop = on_correction, on_drop
         self._project = project
         self._config: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit, "async_threads": 1}
         self._wait_s = wait_s
@@ -87,6 +92,8 @@ class DuckDBOfflineStore:
 
     def drop_history(self, ref: str) -> None:
         """Remove the history of `view@version` and its book-keeping, if there is one."""
+        if self._on_drop is not None:
+            self._on_drop(ref)
         if not self._path.exists():
             return
         with self._session(write=True) as connection, _transaction(connection):
@@ -123,13 +130,20 @@ class DuckDBOfflineStore:
             self._require(connection, view.ref)
             duplicate, correction = self._known(connection, view, arrived.rows)
             added = arrived.rows.filter(pa.array(~duplicate)) if duplicate.any() else arrived.rows
+            if correction.any() and self._on_correction is not None:
+                places = arrived.rows.filter(pa.array(correction)).select([*view.join_keys, names.EVENT, names.CREATED])
+                self._on_correction(view, self.rows_at(view, places))
             self._insert(connection, view, added, arrived.schema_id)
             self._set_aside(connection, arrived.refused)
             self._settle(connection, view.ref, arrived)
             failpoint("append.before_commit")
         failpoint("append.after_commit")
         return AppendCounts(
-            added=added.num_rows, corrections=int(correction.sum()), duplicates=int(np.count_nonzero(duplicate))
+            added=added.num_rows,
+            corrections=int(correction.sum()),
+            duplicates=int(np.count_nonzero(duplicate)),
+            duplicate=duplicate if arrived.by_row else None,
+            correction=correction if arrived.by_row else None,
         )
 
     def point_in_time(self, join: PointInTimeJoin, spine: pa.Table, served: Stretch | None = None) -> pa.Table:
@@ -185,6 +199,14 @@ class DuckDBOfflineStore:
                 )
             finally:
                 connection.unregister(names.INCOMING)
+
+    def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
+        """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
+        with self._session(write=False) as connection:
+            self._require(connection, view.ref)
+            with _registered(connection, names.INCOMING, places):
+                found = connection.sql(compile.rows_at(self._project, view, DUCKDB)).to_arrow_table()
+        return found.cast(history_schema(view))
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:
         """The newest quarantined rows of a view."""
@@ -412,6 +434,7 @@ def _relations(spine: pa.Table, served: Stretch | None) -> dict[str, pa.Table]:
         names.SPINE: spine,
         names.PUBLISHED_POSITIONS: served.positions,
         names.PUBLISHED_HORIZONS: served.horizons,
+        names.PUSHED_ROWS: served.pushes,
     }
 
 

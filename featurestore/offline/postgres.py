@@ -26,7 +26,15 @@ from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.errors import NotFoundError, StoreBusy, StoreError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import NO_HISTORY, QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
+from featurestore.offline.base import (
+    NO_HISTORY,
+    QUARANTINE_SCHEMA,
+    AppendCounts,
+    ArrivedRows,
+    Mask,
+    Pending,
+    history_schema,
+)
 from featurestore.offline.postgres_connection import Connection, Connections
 from featurestore.offline.postgres_rows import HEADER, TRAILER, decode_rows, encode_rows, sent
 from featurestore.offline.served import Stretch
@@ -131,12 +139,13 @@ class PostgresOfflineStore:
             arrived.confirm()
             last = int(_scalar(connection, self._sql(_LAST, table=names.POSITIONS), view.ref) or 0)
             duplicates, corrections = self._known(connection, view, arrived.rows, last)
+            told = _known_by_row(connection, arrived.rows.num_rows) if arrived.by_row else {}
             added = self._insert(connection, view, arrived, last)
             self._set_aside(connection, arrived.refused)
             self._settle(connection, view.ref, arrived)
             failpoint("append.before_commit")
         failpoint("append.after_commit")
-        return AppendCounts(added=added, corrections=corrections, duplicates=duplicates)
+        return AppendCounts(added=added, corrections=corrections, duplicates=duplicates, **told)
 
     def _known(self, connection: Connection, view: FeatureView, rows: pa.Table, last: int) -> tuple[int, int]:
         """(duplicates, corrections) of the incoming rows, which then stand in `_known`."""
@@ -203,6 +212,7 @@ class PostgresOfflineStore:
                 # An index orders rows by time, not by publish: nothing to look up.
                 self._place(connection, join.view, names.PUBLISHED_POSITIONS, served.positions)
                 self._place(connection, join.view, names.PUBLISHED_HORIZONS, served.horizons)
+                self._place(connection, join.view, names.PUSHED_ROWS, served.pushes)
             if served is not None or join.position <= spine.num_rows * HISTORY_ROWS_PER_ASK:
                 return _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
             with _by_lookups(connection):
@@ -248,6 +258,13 @@ class PostgresOfflineStore:
             self._require(connection, view)
             self._place(connection, view, names.INCOMING, pa.table({names.SEQUENCE: sequences}))
             return _table(connection, compile.rows_of(self._project, view, POSTGRES), history_schema(view))
+
+    def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
+        """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
+        with self._transaction() as connection:
+            self._require(connection, view)
+            self._place(connection, view, names.INCOMING, places)
+            return _table(connection, compile.rows_at(self._project, view, POSTGRES), history_schema(view))
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:
         """The newest quarantined rows of a view."""
@@ -332,6 +349,14 @@ class PostgresOfflineStore:
                 )
 
 
+def _known_by_row(connection: Connection, rows: int) -> dict[str, Mask]:
+    """Which incoming rows are duplicates and which corrections."""
+    duplicate, correction = np.zeros(rows, dtype=bool), np.zeros(rows, dtype=bool)
+    for row, same in connection.execute("SELECT _row, _same FROM pg_temp._known").fetchall():
+        (duplicate if same else correction)[row] = True
+    return {"duplicate": duplicate, "correction": correction}
+
+
 def _expected(view: FeatureView) -> Mapping[str, tuple[str, str | None]]:
     """What Postgres calls the types of a history's columns."""
     dtypes = {**view.join_keys, **history_table.SYSTEM_COLUMNS, **{field.name: field.dtype for field in view.schema}}
@@ -354,7 +379,7 @@ def _numbered(rows: pa.Table) -> pa.Table:
 
 
 #: Columns of relations that stand beside history, which has none of their name.
-_BESIDE = (names.ROW, names.AS_OF, names.UP_TO, names.PUBLISH)
+_BESIDE = (names.ROW, names.AS_OF, names.UP_TO, names.PUBLISH, names.FIRST, names.LAST, names.HORIZON)
 
 
 def _like(column: pa.Field) -> str:

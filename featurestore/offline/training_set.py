@@ -175,7 +175,8 @@ def _answers(store: OfflineStore, join: PointInTimeJoin, spine: Spine, log: Publ
         inside = (stretch.first <= last) & (last <= stretch.last)
         if inside.any():
             asking = spine.asking(join.view.join_keys, pa.array(last, mask=~inside))
-            parts.append(store.point_in_time(join, asking, stretch))
+            pushes = stretch.pushes.num_rows > 0
+            parts.append(store.point_in_time(replace(join, pushes=pushes), asking, stretch))
     if parts:
         return pa.concat_tables(parts)
     # Nobody asks after the first publish: the shape of no answer comes from asking nothing.

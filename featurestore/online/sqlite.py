@@ -163,16 +163,35 @@ class SqliteOnlineStore:
 
         return self._transaction(ref, change)
 
-    def _transaction(self, ref: str, work: Callable[[sqlite3.Connection, int], int]) -> int:
-        """`work(connection, view id)` in one transaction that has the write lock from its start."""
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction for statements of one's own and `write_within`; it has the write lock from its start."""
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(sql.ADD_VIEW, {"project": self._project, "ref": ref})
-            view = self._view_id(connection, ref)
-            assert view is not None
-            result = work(connection, view)
+            yield connection
             connection.execute("COMMIT")
-            return result
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for statements of one's own that only read."""
+        with self._connection() as connection:
+            yield connection
+
+    def write_within(self, connection: sqlite3.Connection, ref: str, keys: pa.BinaryArray, rows: pa.BinaryArray) -> int:
+        """`write` as a part of a `transaction`."""
+        view = self._added_view(connection, ref)
+        return sum(_change_records(connection, view, sql.WRITE, records) for records in _records(keys, rows))
+
+    def _transaction(self, ref: str, work: Callable[[sqlite3.Connection, int], int]) -> int:
+        """`work(connection, view id)` in one transaction that has the write lock from its start."""
+        with self.transaction() as connection:
+            return work(connection, self._added_view(connection, ref))
+
+    def _added_view(self, connection: sqlite3.Connection, ref: str) -> int:
+        connection.execute(sql.ADD_VIEW, {"project": self._project, "ref": ref})
+        view = self._view_id(connection, ref)
+        assert view is not None
+        return view
 
     def _view_id(self, connection: sqlite3.Connection, ref: str) -> int | None:
         """The number of a view in this file, None before its first row; a number stays a view's for ever."""

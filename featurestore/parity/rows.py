@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreError
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
+from featurestore.ingest.inbox import Inbox
 from featurestore.ingest.projection import pack
 from featurestore.offline.base import OfflineStore
 from featurestore.online.order_keys import OrderKeys
@@ -54,6 +55,7 @@ class RowReader:
     schema_id: int
     schemas: Mapping[int, Sequence[Field]]
     offline: OfflineStore
+    inbox: Inbox | None = None
 
     @property
     def encoder(self) -> RowEncoder:
@@ -74,16 +76,21 @@ class RowReader:
         return OnlineRows(keys, present, readable, faults, decoded, rewritten)
 
     def held(self, rows: OnlineRows, now_us: int | None) -> Mask:
-        """Which readable rows history holds, bit for bit, wherever their position, and visible by `now_us`."""
+        """Which readable rows history or the inbox holds, bit for bit, and visible by `now_us`."""
         order = rows.decoded.order
         held = np.ones(len(order), dtype=bool)
         if now_us is not None:
             held = np.maximum(order.event_us, order.created_us) <= now_us
         if not held.any():
             return held
-        found = self.offline.rows_of(self.view, pa.array(np.unique(order.sequence)))
-        known_keys, known_rows = pack(self.view, self.encoder, found)
-        known = set(zip(known_keys.to_pylist(), known_rows.to_pylist(), strict=True))
+        sequences = pa.array(np.unique(order.sequence))
+        # The inbox first: a row that is drained between the two is then met in history.
+        waiting = None if self.inbox is None else self.inbox.rows_of(self.view, sequences)
+        known: set[tuple[bytes, bytes]] = set()
+        for found in (waiting, self.offline.rows_of(self.view, sequences)):
+            if found is not None:
+                known_keys, known_rows = pack(self.view, self.encoder, found)
+                known.update(zip(known_keys.to_pylist(), known_rows.to_pylist(), strict=True))
         keys = rows.keys.filter(pa.array(rows.readable)).to_pylist()
         pairs = zip(keys, rows.rewritten.to_pylist(), strict=True)
         return held & np.array([pair in known for pair in pairs], dtype=bool)

@@ -185,6 +185,7 @@ class ServedVerifier:
             fields=[CREATED, SEQUENCE],
             position=self.offline.position(self.view.ref),
             knowledge=knowledge,
+            pushes=stretch is not None and stretch.pushes.num_rows > 0,
         )
         return self.offline.point_in_time(join, records.spine.asking(self.view.join_keys, numbers), stretch)
 

@@ -68,7 +68,7 @@ class Verifier:
             parity.entities = len(projection)
             limit = projection.cut(self.sample)
             parity.compared = len(projection)
-            if state is not None:
+            if state is not None and state.published_to_us is not None:
                 parity.position, parity.horizon_us = state.position, state.horizon_us
             self._compare(projection, limit, parity, now_us)
         return parity

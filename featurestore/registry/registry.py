@@ -32,6 +32,16 @@ class Snapshot:
     fingerprints: Mapping[tuple[str, str], str] = field(default_factory=dict)
     signatures: Mapping[str, str] = field(default_factory=dict)
 
+    def view(self, name: str) -> FeatureView:
+        """The view `name@version`, or the highest version of `name`; NotFoundError."""
+        views = self.definitions.views
+        if name in views:
+            return views[name]
+        versions = [view for view in views.values() if view.name == name]
+        if not versions:
+            raise NotFoundError("feature view", name, views)
+        return max(versions, key=lambda view: view.version)
+
 
 class Registry:
     """The applied definitions of one project; read again only when another revision was applied."""
@@ -62,13 +72,7 @@ class Registry:
 
     def view(self, name: str) -> FeatureView:
         """The view `name@version`, or the highest version of `name`; NotFoundError."""
-        views = self.snapshot().definitions.views
-        if name in views:
-            return views[name]
-        versions = [view for view in views.values() if view.name == name]
-        if not versions:
-            raise NotFoundError("feature view", name, views)
-        return max(versions, key=lambda view: view.version)
+        return self.snapshot().view(name)
 
     def service(self, name: str) -> FeatureService:
         """The feature service `name`; NotFoundError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
 
 #: Every revision of the tables, oldest first; the last one is what this code reads and writes.
-REVISIONS = ("v0001",)
+REVISIONS = ("v0001", "v0002")
 
 metadata = MetaData()
 
@@ -88,7 +88,8 @@ publish_states = Table(
     Column("acknowledged_at_us", BigInteger, nullable=False),
 )
 
-#: One row for each publish, push batch and repair.
+#: One row for each publish, push batch and repair. A push names the sequences of the rows that it brought online; one
+#: that was cut short names none (`sequence_to` is one less than `sequence_from`).
 publish_log = Table(
     "publish_log",
     metadata,
@@ -105,8 +106,22 @@ publish_log = Table(
     Column("rows_written", BigInteger, nullable=False),
     Column("keys_repaired", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),
+    Column("sequence_from", BigInteger),
+    Column("sequence_to", BigInteger),
     Index("publish_log_by_view", "project", "view", "id"),
     sqlite_autoincrement=True,
+)
+
+#: Push batches that have taken their sequences and are not acknowledged; `holder` is empty once nobody works on it.
+open_pushes = Table(
+    "open_pushes",
+    metadata,
+    Column("project", String(64), primary_key=True),
+    Column("view", String(128), primary_key=True),
+    Column("sequence_from", BigInteger, primary_key=True),
+    Column("started_at_us", BigInteger, nullable=False),
+    Column("begun_at_us", BigInteger, nullable=False),
+    Column("holder", String(255), nullable=False),
 )
 
 #: Who may write a view. A released lease keeps its row, so that `fence` only grows; expires_at_us is then 0.

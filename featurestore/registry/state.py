@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from featurestore.clock import SystemClock, from_us, to_us
+from featurestore.clock import TIMESTAMP_MIN_US, SystemClock, from_us, to_us
 from featurestore.errors import LeaseLost, NotFoundError, StoreBusy
 from featurestore.registry.database import Database
 from featurestore.registry.document import canonical_json
-from featurestore.registry.holder import is_gone
-from featurestore.registry.schema import cursors, leases, publish_log, publish_states, runs, sequences
+from featurestore.registry.holder import holder_name, is_gone
+from featurestore.registry.schema import cursors, leases, open_pushes, publish_log, publish_states, runs, sequences
 
 RunState = Literal["running", "succeeded", "failed", "interrupted"]
 PublishKind = Literal["publish", "push", "repair"]
@@ -40,9 +40,16 @@ class PublishState:
         """Whether a repair was begun and is not done: the online store holds no projection of any instant."""
         return self.position == REPAIRING
 
+    @property
+    def published_to_us(self) -> int | None:
+        """The horizon of the last publish; None where rows were pushed and nothing published."""
+        return None if self.horizon_us == TIMESTAMP_MIN_US else self.horizon_us
+
 
 #: The position of a view whose projection is being rewritten: until the repair is done, nothing is known of it.
 REPAIRING = -1
+#: A push of another machine that began so long ago is taken for dead: clients wait seconds.
+PUSH_AGE_MAX_US = 3_600_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,9 @@ class PublishRecord:
     rows_written: int
     keys_repaired: int
     kind: PublishKind
+    #: A push alone: the sequences of the rows it brought online, both included; empty when it was cut short.
+    sequence_from: int | None = None
+    sequence_to: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +108,18 @@ class StateStore:
     def take_sequences(self, ref: str, count: int) -> int:
         """The first number of an own block of `count`; atomic across processes, from 1, durable on return."""
         assert count >= 0
-        mine = (sequences.c.project == self.project) & (sequences.c.view == ref)
         with self.database.write() as connection:
-            first: int | None = connection.scalar(select(sequences.c.next).where(mine))
-            if first is None:
-                first = 1
-                connection.execute(insert(sequences).values(project=self.project, view=ref, next=first + count))
-            else:
-                connection.execute(update(sequences).where(mine).values(next=first + count))
-            return first
+            return self._taken(connection, ref, count)
+
+    def _taken(self, connection: Connection, ref: str, count: int) -> int:
+        mine = (sequences.c.project == self.project) & (sequences.c.view == ref)
+        first: int | None = connection.scalar(select(sequences.c.next).where(mine))
+        if first is None:
+            first = 1
+            connection.execute(insert(sequences).values(project=self.project, view=ref, next=first + count))
+        else:
+            connection.execute(update(sequences).where(mine).values(next=first + count))
+        return first
 
     # -------------------------------------------------------------- publishing
 
@@ -133,8 +146,13 @@ class StateStore:
         }
         with self.database.write() as connection:
             self.require_lease(connection, lease)
+            held = self._watermark(connection, record.view)
+            if record.kind != "repair" and held is not None:
+                # Rows pushed meanwhile may be newer than what was published.
+                state["watermark_us"] = max(held, record.watermark_us or held)
             self._put(connection, publish_states, record.view, state)
-            connection.execute(insert(publish_log).values(project=self.project, **asdict(record)))
+            self._close_pushes(connection, record)
+            self._log(connection, record)
 
     def begin_repair(self, lease: Lease) -> None:
         """Note that the projection is about to be rewritten, so that a repair cut short is begun again."""
@@ -142,6 +160,85 @@ class StateStore:
             self.require_lease(connection, lease)
             mine = self._mine(publish_states, lease.view)
             connection.execute(update(publish_states).where(mine).values(position=REPAIRING))
+
+    # -------------------------------------------------------------- pushes
+
+    def begin_push(self, ref: str, count: int, started_at_us: int) -> int:
+        """The first number of a block of `count`, as `take_sequences`; the push is open until it is settled."""
+        begun = {
+            "started_at_us": started_at_us,
+            "begun_at_us": to_us(SystemClock().now()),
+            "holder": holder_name("push"),
+        }
+        with self.database.write() as connection:
+            first = self._taken(connection, ref, count)
+            row = {"project": self.project, "view": ref, "sequence_from": first}
+            connection.execute(insert(open_pushes).values(**row, **begun))
+        return first
+
+    def commit_push(
+        self,
+        ref: str,
+        first: int,
+        last: int | None,
+        *,
+        started_at_us: int,
+        watermark_us: int | None,
+        rows_written: int,
+        now_us: Callable[[], int],
+    ) -> None:
+        """Settle the push that began at `first`: it brought online what was visible of the sequences up to `last`.
+
+        Nothing is logged when it brought nothing (None). Times of acknowledgement rise with the log, being read inside.
+        """
+        with self.database.write() as connection:
+            mine = self._mine(open_pushes, ref) & (open_pushes.c.sequence_from == first)
+            connection.execute(delete(open_pushes).where(mine))
+            done_us = now_us()
+            if last is not None:
+                self._log(
+                    connection, _push_record(ref, first, last, started_at_us, done_us, watermark_us, rows_written)
+                )
+                self._raise_watermark(connection, ref, watermark_us, done_us)
+
+    def leave_push(self, ref: str, first: int) -> None:
+        """Nobody works on the push any more, and it is not settled: the next publish delivers its rows."""
+        with self.database.write() as connection:
+            mine = self._mine(open_pushes, ref) & (open_pushes.c.sequence_from == first)
+            connection.execute(update(open_pushes).where(mine).values(holder=""))
+
+    def _close_pushes(self, connection: Connection, record: PublishRecord) -> None:
+        """Log the pushes that were cut short before this publish: until it, nobody knew what they left online."""
+        begun = open_pushes.c.started_at_us <= record.started_at_us
+        opened = connection.execute(select(open_pushes).where(self._mine(open_pushes, record.view), begun)).all()
+        long_ago_us = to_us(SystemClock().now()) - PUSH_AGE_MAX_US
+        for push in opened:
+            if push.holder and push.begun_at_us > long_ago_us and not is_gone(push.holder):
+                continue
+            first = push.sequence_from
+            times = (push.started_at_us, record.acknowledged_at_us)
+            self._log(connection, _push_record(record.view, first, first - 1, *times, None, 0))
+            mine = self._mine(open_pushes, record.view) & (open_pushes.c.sequence_from == first)
+            connection.execute(delete(open_pushes).where(mine))
+
+    def _raise_watermark(self, connection: Connection, ref: str, watermark_us: int | None, done_us: int) -> None:
+        held = connection.execute(select(publish_states).where(self._mine(publish_states, ref))).one_or_none()
+        if held is None:
+            # Pushed to and never published: nothing of history is online, whatever its position and time.
+            state = {"position": 0, "horizon_us": TIMESTAMP_MIN_US, "watermark_us": watermark_us}
+            self._put(connection, publish_states, ref, state | {"acknowledged_at_us": done_us})
+        elif watermark_us is not None and (held.watermark_us is None or held.watermark_us < watermark_us):
+            mine = self._mine(publish_states, ref)
+            connection.execute(update(publish_states).where(mine).values(watermark_us=watermark_us))
+
+    def _watermark(self, connection: Connection, ref: str) -> int | None:
+        held: int | None = connection.scalar(
+            select(publish_states.c.watermark_us).where(self._mine(publish_states, ref))
+        )
+        return held
+
+    def _log(self, connection: Connection, record: PublishRecord) -> None:
+        connection.execute(insert(publish_log).values(project=self.project, **asdict(record)))
 
     def publish_log(self, ref: str) -> list[PublishRecord]:
         """Every publish, push batch and repair of the view, in the order of their commits."""
@@ -263,7 +360,7 @@ class StateStore:
     def forget(self, ref: str) -> None:
         """Drop sequences, publish state and log, and cursor of a view whose data is gone; its fence goes on."""
         with self.database.write() as connection:
-            for table in (sequences, publish_states, publish_log, cursors):
+            for table in (sequences, publish_states, publish_log, open_pushes, cursors):
                 connection.execute(delete(table).where(self._mine(table, ref)))
 
     # -------------------------------------------------------------- rows by view
@@ -276,6 +373,27 @@ class StateStore:
         changed = connection.execute(update(table).where(self._mine(table, ref)).values(**values))
         if changed.rowcount == 0:
             connection.execute(insert(table).values(project=self.project, view=ref, **values))
+
+
+def _push_record(
+    ref: str, first: int, last: int, started_us: int, done_us: int, watermark_us: int | None, rows: int
+) -> PublishRecord:
+    """A push moves neither position nor horizon: what it brought is named by its sequences."""
+    return PublishRecord(
+        view=ref,
+        kind="push",
+        position_from=0,
+        position_to=0,
+        horizon_from_us=None,
+        horizon_to_us=started_us,
+        watermark_us=watermark_us,
+        started_at_us=started_us,
+        acknowledged_at_us=done_us,
+        rows_written=rows,
+        keys_repaired=0,
+        sequence_from=first,
+        sequence_to=last,
+    )
 
 
 def _held(ref: str, held: Row[Any]) -> str:

@@ -17,8 +17,8 @@ from tests.fix_repository import PROJECT, SmallRepository
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallRepository]:
     """An empty small repository; its history is DuckDB's."""
     small = SmallRepository(tmp_path / "repository")
+
     if request.param == "redis":
-        small.online.close()
         farm: RedisFarm = request.getfixturevalue("redis_farm")
         small.online = RedisOnlineStore(f"{PROJECT}_{uuid.uuid4().hex}", farm.address("valkey"))
     yield small

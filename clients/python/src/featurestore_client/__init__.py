@@ -19,6 +19,7 @@ from featurestore_client.errors import (
     Unavailable,
 )
 from featurestore_client.freshness import FreshnessReport, ViewFreshness
+from featurestore_client.pushing import PushRejection, PushReply, PushStatus
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Retries
 from featurestore_client.verdicts import StaleReason, Status
@@ -35,6 +36,9 @@ __all__ = [
     "OnlineReply",
     "Overloaded",
     "PermissionDenied",
+    "PushRejection",
+    "PushReply",
+    "PushStatus",
     "Refused",
     "RequestFailed",
     "Retries",

@@ -18,6 +18,7 @@ from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
 from featurestore_client.freshness import FreshnessReport
+from featurestore_client.pushing import PushReply
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Attempts, Retries
 
@@ -74,6 +75,12 @@ class AsyncFeatureClient:
     ) -> ServiceDescription:
         """As FeatureClient.describe_service."""
         return await self._answer(calls.describe(service), self._retries, timeout_s, metadata)
+
+    async def push(
+        self, view: str, columns: Mapping[str, Any], *, timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> PushReply:
+        """As FeatureClient.push."""
+        return await self._answer(calls.push(view, columns), self._retries, timeout_s, metadata)
 
     async def get_freshness(
         self, service: str = "", *, views: Sequence[str] = (), timeout_s: float | None = None, metadata: Metadata = ()

@@ -15,6 +15,7 @@ from featurestore_client.columns import encode_column
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import Unavailable
 from featurestore_client.freshness import FreshnessReport
+from featurestore_client.pushing import PushReply
 from featurestore_client.reply import OnlineReply
 
 Answer = TypeVar("Answer")
@@ -65,10 +66,11 @@ class Call(Generic[Answer]):
 
 LOOKUP = Method(f"/{_SERVICE.full_name}/GetOnlineFeatures", pb.GetOnlineFeaturesResponse.FromString)
 FRESHNESS = Method(f"/{_SERVICE.full_name}/GetFreshness", pb.GetFreshnessResponse.FromString)
+PUSH = Method(f"/{_SERVICE.full_name}/Push", pb.PushResponse.FromString)
 DESCRIBE = Method(f"/{_SERVICE.full_name}/DescribeService", pb.DescribeServiceResponse.FromString)
 #: grpc.health.v1 by its two bytes, so that its generated code need not be installed.
 HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
-METHODS = (LOOKUP, DESCRIBE, FRESHNESS, HEALTH)
+METHODS = (LOOKUP, PUSH, DESCRIBE, FRESHNESS, HEALTH)
 _SERVING = b"\x08\x01"
 
 
@@ -100,6 +102,12 @@ def describe(service: str | Sequence[str]) -> Call[ServiceDescription]:
     asked = pb.DescribeServiceRequest()
     _choose(asked, service)
     return Call(DESCRIBE, asked.SerializeToString(), ServiceDescription.from_message)
+
+
+def push(view: str, columns: Mapping[str, Any]) -> Call[PushReply]:
+    """Push; TypeError names a column that cannot travel."""
+    asked = pb.PushRequest(view=view, columns=[encode_column(name, values) for name, values in columns.items()])
+    return Call(PUSH, asked.SerializeToString(), PushReply.from_message)
 
 
 def freshness(service: str, views: Sequence[str]) -> Call[FreshnessReport]:

@@ -17,6 +17,7 @@ from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
 from featurestore_client.freshness import FreshnessReport
+from featurestore_client.pushing import PushReply
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Attempts, Retries
 
@@ -24,7 +25,8 @@ from featurestore_client.retries import Attempts, Retries
 class FeatureClient:
     """Looks features up at `host:port`. Threads may share it; close it, or use it in a `with` block.
 
-    Calls are reads, so they are repeated while the server is away or asks for patience, inside their `timeout_s`.
+    Calls are reads, or pushes that change nothing the second time, so they are repeated while the server is away or
+    asks for patience, inside their `timeout_s`.
     Without `tls` it speaks plaintext. `token` is a bearer token, or is called before each request to give one; over
     plaintext it goes to this machine only, unless `allow_plaintext_token` (ValueError). `metadata` goes with each call.
     """
@@ -80,6 +82,15 @@ class FeatureClient:
     ) -> ServiceDescription:
         """What the service, or a list of features, takes and gives."""
         return self._answer(calls.describe(service), self._retries, timeout_s, metadata)
+
+    def push(
+        self, view: str, columns: Mapping[str, Any], *, timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> PushReply:
+        """Push rows to a view: name -> column, named as in its source; Arrow, numpy or Python sequences.
+
+        Safe to repeat, and repeated when the server is away for a moment: rows taken before are duplicates.
+        """
+        return self._answer(calls.push(view, columns), self._retries, timeout_s, metadata)
 
     def get_freshness(
         self, service: str = "", *, views: Sequence[str] = (), timeout_s: float | None = None, metadata: Metadata = ()
