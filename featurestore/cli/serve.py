@@ -33,6 +33,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
         sys.stdout.flush()
 
     with context.repository() as repository:
+        repository.finish_interrupted_apply()
         settings = repository.settings.serving
         host, port = args.host or settings.host, settings.port if args.port is None else args.port
         workers = args.workers or settings.workers
@@ -47,7 +48,6 @@ def _serve(repository: Repository, host: str, port: int, worker: bool, ready: Ca
     from serving.server import run as serve
     from serving.wire import Limits
 
-    repository.finish_interrupted_apply()
     settings = repository.settings.serving
     options = ServeOptions(
         host=host,
