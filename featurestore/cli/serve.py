@@ -43,6 +43,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
         sys.stdout.flush()
 
     with context.repository() as repository:
+        repository.finish_interrupted_apply()
         settings = repository.settings
         host, port = args.host or settings.serving.host, settings.serving.port if args.port is None else args.port
         rest_port = settings.rest.port if args.rest_port is None else args.rest_port
@@ -66,7 +67,6 @@ def _serve(
     from serving.push import PushDoor
     from serving.server import run as serve
 
-    repository.finish_interrupted_apply()
     options = serve_options(repository.settings, host, port, rest_port, metrics_folder)
     push = PushDoor(repository.pusher, options.limits)
     with watching_freshness(repository):

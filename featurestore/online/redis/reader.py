@@ -27,6 +27,8 @@ from featurestore.online.redis.servers import RedisServers, bucket_tag
 WINDOW = 1_000
 #: How often a question is put to a Cluster that is moving slots, and the pause between.
 TRIES, PAUSE_S = 10, 0.02
+#: For how long an answer about who holds what is fresh.
+LOOK_S = 0.1
 
 _HGET = protocol.head(3) + protocol.bulk(b"HGET")
 _ASKING = protocol.command(b"ASKING")
@@ -45,6 +47,7 @@ class RedisReader:
         self._owner_of: NDArray[np.intp] = np.zeros(BUCKETS, dtype=np.intp)
         self._by_address: dict[tuple[str, int], Link] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
 
     async def connect(self) -> None:
         """Connect to every server."""
@@ -117,10 +120,16 @@ class RedisReader:
         return (await self._link_to(ask.node_addr).ask(_ASKING + command + _END, 2))[1]
 
     async def _look_again(self) -> None:
-        """Find out anew who holds what; requests that wait for it share the work."""
-        if self._looking is None or self._looking.done():
+        """Find out anew who holds what; requests that wait for it share the work, and a fresh answer."""
+        loop = asyncio.get_running_loop()
+        if self._looking is None or (self._looking.done() and loop.time() - self._looked_at > LOOK_S):
+            self._looked_at = loop.time()
             self._looking = asyncio.create_task(self._found_again())
-        await asyncio.shield(self._looking)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.shield(self._looking)
+        except faults.REDIS_ERRORS as error:
+            raise faults.in_our_words(self._servers.where, error) from error
 
     async def _found_again(self) -> None:
         await asyncio.to_thread(self._servers.find_again)

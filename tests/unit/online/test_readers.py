@@ -301,9 +301,14 @@ def test_a_lost_node_of_a_cluster_is_told_and_found_again(tmp_path: Path) -> Non
                 while True:
                     try:
                         assert values_of((await reader.fetch([wanted(*numbers)])).rows[0]) == list(numbers)
-                        return
+                        break
                     except StoreUnreachable:
                         await asyncio.sleep(0.1)
+                for node in nodes:
+                    node.kill()
+                for _ in range(5):
+                    with pytest.raises(StoreUnreachable):
+                        await reader.fetch([wanted(*numbers)])
 
         run(work)
         store.close()

@@ -60,6 +60,8 @@ class Caller:
 
     def __init__(self, target: str) -> None:
         self._channel = grpc.insecure_channel(target)
+        #: What the last refusal said.
+        self.said = ""
         self._method = self._channel.unary_unary(f"/{SERVICE}/GetOnlineFeatures")
 
     def __enter__(self) -> Caller:
@@ -87,8 +89,9 @@ class Caller:
             self.begin(timeout_s).result()
         assert time.monotonic() - started < timeout_s + SLACK_S
         code: grpc.StatusCode = caught.value.code()
+        self.said = caught.value.details() or ""
         if code is UNAVAILABLE:
-            assert "check that it runs" in caught.value.details()
+            assert "check that it runs" in self.said
         return code
 
     def answers_again(self) -> int:
@@ -116,6 +119,7 @@ def test_a_killed_store_makes_calls_unavailable_until_it_is_back(
 ) -> None:
     redis_server.kill()
     assert {caller.refusal(2.0) for _ in range(3 * FAILURES_MAX)} == {UNAVAILABLE}
+    assert "asked again every" in caller.said, "the breaker is open"
 
     redis_server.start()
     assert caller.answers_again() == Status.NOT_FOUND, "the new server is empty"
