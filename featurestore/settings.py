@@ -157,8 +157,9 @@ class ServingSettings(_Section):
 class MaterializationSettings(_Section):
     """Load and publish."""
 
-    #: Rows of one Arrow batch; memory and lost work of a killed job are bounded by it.
-    batch_rows: _Positive = 100_000
+    #: Rows of one Arrow batch; memory and lost work of a killed job are bounded by it. DuckDB writes a row group of so
+    #: many rows at once, and smaller commits a second time.
+    batch_rows: _Positive = 122_880
     #: How long a silent writer keeps its view.
     lease_s: float = Setting(default=60.0, gt=0)
     #: Views loaded and published at a time; DuckDB, with one writer at a time, takes 1.

@@ -110,8 +110,11 @@ class Materializer:
         outcome = RunOutcome(run=run.id)
         stopped = threading.Event()
         try:
-            with ThreadPoolExecutor(self.parallel, thread_name_prefix="view") as pool:
-                self._side_by_side(pool, views, request, run, outcome, stopped)
+            if self.parallel == 1:
+                for view in views:
+                    outcome.views.append(self._view(view, request, run, stopped))
+            else:
+                self._side_by_side(views, request, run, outcome, stopped)
         except BaseException as error:
             ended: RunState = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.state.finish_run(run.id, ended, outcome.counts(), str(error) or type(error).__name__)
@@ -122,7 +125,6 @@ class Materializer:
 
     def _side_by_side(
         self,
-        pool: ThreadPoolExecutor,
         views: Sequence[FeatureView],
         request: Request,
         run: Run,
@@ -130,19 +132,16 @@ class Materializer:
         stopped: threading.Event,
     ) -> None:
         """Outcomes in the order of the views. Ctrl-C reaches this thread alone: the others end at their next batch."""
-        if self.parallel == 1:
-            for view in views:
-                outcome.views.append(self._view(view, request, run, stopped))
-            return
-        begun = [pool.submit(self._view, view, request, run, stopped) for view in views]
-        try:
-            for future in begun:
-                outcome.views.append(future.result())
-        except BaseException:
-            stopped.set()
-            for future in begun:
-                future.cancel()
-            raise
+        with ThreadPoolExecutor(self.parallel, thread_name_prefix="view") as pool:
+            begun = [pool.submit(self._view, view, request, run, stopped) for view in views]
+            try:
+                for future in begun:
+                    outcome.views.append(future.result())
+            except BaseException:
+                stopped.set()
+                for future in begun:
+                    future.cancel()
+                raise
 
     def _view(self, view: FeatureView, request: Request, run: Run, stopped: threading.Event) -> ViewOutcome:
         outcome = ViewOutcome(view=view.ref)

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from featurestore.compiler.names import AS_OF, CREATED, ENTITY, EVENT, POSITION, ROW, SEQUENCE, VISIBLE_FROM, column
+from featurestore.compiler.names import (
+    AS_OF,
+    CREATED,
+    ENTITY,
+    EVENT,
+    POSITION,
+    RANK,
+    ROW,
+    SEQUENCE,
+    VISIBLE_FROM,
+    column,
+)
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
 
-_AT, _RANK = "_at", "_rank"
+_AT = "_at"
 #: The order key of rule 1 and the position, which names the row.
 _RANKED = (EVENT, CREATED, SEQUENCE, POSITION)
 
@@ -20,22 +31,22 @@ def greatest_so_far(tree: exp.Select, join: PointInTimeJoin) -> exp.Select:
     """The position that answers each spine row: the running maximum of (event, created, sequence, position)."""
     rank = exp.Array(expressions=[_number(name) for name in _RANKED])
     known = exp.select(
-        column(ENTITY), _as(column(VISIBLE_FROM), _AT), _as(rank, _RANK), _as(exp.cast(exp.null(), "BIGINT"), ROW)
+        column(ENTITY), _as(column(VISIBLE_FROM), _AT), _as(rank, RANK), _as(exp.cast(exp.null(), "BIGINT"), ROW)
     ).from_("_visible")
     asking = exp.select(
         column(ENTITY), column(AS_OF), exp.cast(exp.null(), "BIGINT[]", dialect="postgres"), column(ROW)
     ).from_("_asking")
     greatest = exp.Window(
-        this=exp.Max(this=column(_RANK)),
+        this=exp.Max(this=column(RANK)),
         partition_by=[column(ENTITY)],
         order=exp.Order(expressions=[exp.Ordered(this=column(_AT))]),
         spec=exp.WindowSpec(kind="RANGE", start="UNBOUNDED", start_side="PRECEDING", end="CURRENT ROW"),
     )
     merged = exp.union(known, asking, distinct=False).subquery("_merged")
-    ranked = exp.select(column(ROW), _as(greatest, _RANK)).from_(merged).subquery("_ranked")
+    ranked = exp.select(column(ROW), _as(greatest, RANK)).from_(merged).subquery("_ranked")
     place = exp.Literal.number(_RANKED.index(POSITION))
-    position = exp.Bracket(this=column(_RANK), expressions=[place], offset=0)
-    answered = exp.and_(column(ROW).is_(exp.null()).not_(), column(_RANK).is_(exp.null()).not_())
+    position = exp.Bracket(this=column(RANK), expressions=[place], offset=0)
+    answered = exp.and_(column(ROW).is_(exp.null()).not_(), column(RANK).is_(exp.null()).not_())
     answers = exp.select(column(ROW), _as(position, POSITION)).from_(ranked).where(answered)
     return tree.with_("_answers", as_=answers, materialized=True, copy=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.compiler.names import CREATED, EVENT, SEQUENCE
+from featurestore.errors import FeatureStoreError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.ingest.gate import Gate
-from featurestore.ingest.sequence import in_sequence
+from featurestore.ingest.gate import Gate, Passed
+from featurestore.ingest.sequence import Sequenced, in_sequence
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import ArrivedRows, OfflineStore
 
@@ -73,25 +75,39 @@ class Loader:
     confirm: Callable[[], None] = lambda: None
 
     def load(self, batches: Iterable[WindowedBatch], *, already_done: int = 0) -> Iterator[Settled]:
-        """Settle batch after batch; the first `already_done` source rows were settled by an earlier try."""
-        done = 0
-        for windowed in batches:
-            before, done = done, done + windowed.batch.rows.num_rows
-            if done <= already_done:
-                continue
-            fresh = windowed
-            if before < already_done:
-                keep = np.arange(before, done) >= already_done
-                fresh = WindowedBatch(batch=windowed.batch.filtered(keep), window=windowed.window)
-            yield self.settle(fresh, rows_done=done)
+        """Settle batch after batch; the first `already_done` source rows were settled by an earlier try.
+
+        The next batch is read and checked while the last one is committed; whoever takes a result sees nothing under
+        way, and what is wrong with a batch is raised after the batches before it are settled.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as writer:
+            under_way: Future[Settled] | None = None
+            try:
+                for fresh, done in _fresh(batches, already_done):
+                    checked = self._checked(fresh, done)
+                    if under_way is not None:
+                        before, under_way = under_way, None
+                        yield before.result()
+                    under_way = writer.submit(self._committed, checked)
+            except FeatureStoreError:
+                if under_way is not None:
+                    yield under_way.result()
+                raise
+            if under_way is not None:
+                yield under_way.result()
 
     def settle(self, windowed: WindowedBatch, *, rows_done: int = 0) -> Settled:
         """One batch through gate, sequence and history."""
+        return self._committed(self._checked(windowed, rows_done))
+
+    def _checked(self, windowed: WindowedBatch, rows_done: int) -> _Checked:
         passed = self.gate.check(windowed.batch, windowed.window)
-        sequenced = in_sequence(self.view, passed.rows)
+        return _Checked(windowed.batch.rows.num_rows, rows_done, passed, in_sequence(self.view, passed.rows))
+
+    def _committed(self, checked: _Checked) -> Settled:
+        passed, sequenced = checked.passed, checked.sequenced
         first = self.take_sequences(passed.rows.num_rows) if passed.rows.num_rows else 0
         rows = sequenced.rows.append_column(SEQUENCE, pa.array(sequenced.offsets + first))
-        refused = 0 if passed.refused is None else passed.refused.num_rows
         failpoint("append.begin")
         appended = self.store.append(
             self.view,
@@ -100,24 +116,48 @@ class Loader:
                 schema_id=self.schema_id,
                 refused=passed.refused,
                 load_id=self.load_id,
-                rows_done=rows_done,
+                rows_done=checked.rows_done,
                 confirm=self.confirm,
             ),
         )
         counts = LoadCounts(
-            read=windowed.batch.rows.num_rows,
+            read=checked.read,
             outside=passed.outside,
             added=appended.added,
             corrections=appended.corrections,
             duplicates=appended.duplicates + sequenced.repeated,
             ambiguous=sequenced.ambiguous,
-            quarantined=refused,
+            quarantined=0 if passed.refused is None else passed.refused.num_rows,
             warned=passed.warned,
         )
         newest = {name: newest_us(rows.column(name)) for name in (EVENT, CREATED)}
         return Settled(
-            counts=counts, rows_done=rows_done, newest_event_us=newest[EVENT], newest_created_us=newest[CREATED]
+            counts=counts, rows_done=checked.rows_done, newest_event_us=newest[EVENT], newest_created_us=newest[CREATED]
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A batch that is through the gate and in order, and not written yet."""
+
+    read: int
+    rows_done: int
+    passed: Passed
+    sequenced: Sequenced
+
+
+def _fresh(batches: Iterable[WindowedBatch], already_done: int) -> Iterator[tuple[WindowedBatch, int]]:
+    """(batch, source rows up to its end), without the first `already_done` source rows."""
+    done = 0
+    for windowed in batches:
+        before, done = done, done + windowed.batch.rows.num_rows
+        if done <= already_done:
+            continue
+        fresh = windowed
+        if before < already_done:
+            keep = np.arange(before, done) >= already_done
+            fresh = WindowedBatch(batch=windowed.batch.filtered(keep), window=windowed.window)
+        yield fresh, done
 
 
 def newest_us(times: pa.ChunkedArray) -> int | None:

@@ -6,7 +6,7 @@ only those that differ: two rows of equal digests are taken for equal, which 128
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ from featurestore.online.row_encoder import RowEncoder
 Packed = tuple[pa.BinaryArray, pa.BinaryArray]
 
 
+#: Rows packed at a time: their columns and bytes stay in the processor's caches, and memory is used again.
+PACK_ROWS = 1 << 13
+
+
 def pack(view: FeatureView, encoder: RowEncoder, rows: pa.Table) -> Packed:
     """(online keys, packed rows) of history rows."""
     columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
@@ -32,16 +36,14 @@ def pack(view: FeatureView, encoder: RowEncoder, rows: pa.Table) -> Packed:
     return keys, encoder.encode(OrderKeys.of(rows), [columns[field.name] for field in view.schema])
 
 
-def merged(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """Batches put together until they have so many rows: engines give smaller ones as it happens, and each costs."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= rows:
-            yield pa.Table.from_batches(waiting)
-            waiting = []
-    if waiting:
-        yield pa.Table.from_batches(waiting)
+def packed_latest(
+    query: LatestRows, offline: OfflineStore, encoder: RowEncoder, batch_rows: int
+) -> Iterator[tuple[pa.Table, Packed]]:
+    """(history rows, packed) of the projection by `query`, a few rows at a time; the offline store stays open."""
+    with offline.latest(query, min(batch_rows, PACK_ROWS)) as reader:
+        for batch in reader:
+            rows = pa.Table.from_batches([batch])
+            yield rows, pack(query.view, encoder, rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,9 +113,7 @@ class Projection:
             yield rows.filter(chosen), (keys.filter(chosen), packed.filter(chosen))
 
     def _stream(self) -> Iterator[tuple[pa.Table, Packed]]:
-        with self._offline.latest(self._query, self._batch_rows) as reader:
-            for rows in merged(reader, self._batch_rows):
-                yield rows, pack(self._query.view, self._encoder, rows)
+        return packed_latest(self._query, self._offline, self._encoder, self._batch_rows)
 
 
 def row_digests(rows: pa.BinaryArray) -> NDArray[np.uint64]:

@@ -6,7 +6,8 @@ compare-and-set; retries, replays and shuffles of the same rows change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,14 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.errors import InputError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.ingest.projection import Projection, merged, pack
+from featurestore.ingest.projection import Packed, Projection, packed_latest
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import bucket_of
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.registry.state import PublishState
+
+#: Rows and bytes of one write at most. Fewer rows raise every token more often; more leave the store idle meanwhile.
+WRITE_ROWS, WRITE_BYTES = 50_000, 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,17 +97,28 @@ class Publisher:
         )
 
     def _write(self, query: LatestRows) -> tuple[int, int]:
+        """(entities, rows kept); the next batch is read and packed while the store takes the last one."""
         encoder = RowEncoder(self.schema_id, self.view.schema)
         entities = written = 0
-        with self.offline.latest(query, self.batch_rows) as reader:
-            for due in merged(reader, self.batch_rows):
-                keys, rows = pack(self.view, encoder, due)
+        parts = (packed for _, packed in packed_latest(query, self.offline, encoder, self.batch_rows))
+        with ThreadPoolExecutor(1, thread_name_prefix="publish") as writer:
+            under_way: Future[int] | None = None
+            for keys, rows in gathered(parts, self.batch_rows):
+                written += self._finished(under_way)
                 self.before_write()
-                written += self.online.write(self.view.ref, *in_bucket_order(keys, rows))
-                failpoint("publish.after_batch")
+                under_way = writer.submit(self.online.write, self.view.ref, keys, rows)
                 entities += len(keys)
                 self.on_rows(len(keys))
+            written += self._finished(under_way)
         return entities, written
+
+    def _finished(self, write: Future[int] | None) -> int:
+        """Rows that a write under way has kept; raises what it raised."""
+        if write is None:
+            return 0
+        kept = write.result()
+        failpoint("publish.after_batch")
+        return kept
 
     def _rewrite(self, query: LatestRows) -> tuple[int, int]:
         """(entities, rows that were missing, wrong or strange); only those that differ are written."""
@@ -121,13 +135,26 @@ class Publisher:
         self.on_rows(int(np.count_nonzero(settled)))
         for _, (keys, packed) in projection.rows(np.flatnonzero(~settled)):
             self.before_write()
-            repaired += self.online.overwrite(self.view.ref, *in_bucket_order(keys, packed))
+            repaired += self.online.overwrite(self.view.ref, keys, packed)
             failpoint("publish.after_batch")
             self.on_rows(len(keys))
         return len(projection), repaired
 
 
-def in_bucket_order(keys: pa.BinaryArray, rows: pa.BinaryArray) -> tuple[pa.BinaryArray, pa.BinaryArray]:
-    """Both arrays sorted by bucket, so that each token is touched once a batch."""
-    order = pa.array(np.argsort(bucket_of(keys), kind="stable"))
-    return keys.take(order), rows.take(order)
+def gathered(parts: Iterable[Packed], rows_max: int) -> Iterator[Packed]:
+    """Packed rows put together, so that a bucket is touched once for several of its rows."""
+    waiting: list[Packed] = []
+    rows = size = 0
+    for part in parts:
+        waiting.append(part)
+        rows, size = rows + len(part[0]), size + part[1].nbytes
+        if rows >= min(rows_max, WRITE_ROWS) or size >= WRITE_BYTES:
+            yield _together(waiting)
+            waiting, rows, size = [], 0, 0
+    if waiting:
+        yield _together(waiting)
+
+
+def _together(parts: Sequence[Packed]) -> Packed:
+    keys, rows = zip(*parts, strict=True)
+    return pa.concat_arrays(keys), pa.concat_arrays(rows)

@@ -112,7 +112,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a manifest of the form {FORMAT}; name the NAME.manifest.json of a training set"
         )
-    missing = [part for part in PARTS if part not in manifest]
+    needed = (*PARTS, "publishes") if manifest.get("knowledge") == "as_served" else PARTS
+    missing = [part for part in needed if part not in manifest]
     if missing:
         raise InputError(f"the manifest {path} lacks {', '.join(missing)}; take the one that was written")
     return manifest

@@ -176,12 +176,10 @@ def _answers(store: OfflineStore, join: PointInTimeJoin, spine: Spine, log: Publ
         if inside.any():
             asking = spine.asking(join.view.join_keys, pa.array(last, mask=~inside))
             parts.append(store.point_in_time(join, asking, stretch))
+    if parts:
+        return pa.concat_tables(parts)
     # Nobody asks after the first publish: the shape of no answer comes from asking nothing.
-    return (
-        pa.concat_tables(parts)
-        if parts
-        else store.point_in_time(replace(join, knowledge="created"), spine.asking(join.view.join_keys).slice(0, 0))
-    )
+    return store.point_in_time(replace(join, knowledge="created"), spine.asking(join.view.join_keys).slice(0, 0))
 
 
 def _wanted_fields(service: FeatureService, view: FeatureView) -> list[str]:

@@ -66,7 +66,7 @@ def bucket_of(keys: pa.BinaryArray) -> NDArray[np.uint16]:
 
 
 def bucket_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """The bucket of each key, by its hash."""
+    """The bucket that keys of these hashes belong to; hashes in order give buckets in order."""
     return (hashes >> _BUCKET_SHIFT).astype(np.uint16)
 
 

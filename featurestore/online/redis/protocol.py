@@ -41,12 +41,35 @@ def bulks(values: pa.BinaryArray) -> pa.BinaryArray:
     return pc.binary_join_element_wise(_DOLLAR, _lengths(values), _END, values, _END, _NOTHING)
 
 
-def bulk_pairs(keys: pa.BinaryArray, rows: pa.BinaryArray) -> pa.BinaryArray:
-    """Each key and its row as two arguments; there are no nulls."""
+def bulk_pairs(keys: pa.BinaryArray, rows: pa.BinaryArray, order: NDArray[np.int64]) -> pa.BinaryArray:
+    """Each key and its row as two arguments, in the given order; there are no nulls."""
     packing.check_batch_bytes(_size(keys) + _size(rows) + len(keys) * _LENGTHS_BYTES)
+    key_lines, row_lines = packing.to_matrix_view(keys), packing.to_matrix_view(rows)
+    if key_lines is not None and row_lines is not None:
+        return _even_pairs(key_lines, row_lines, order)
+    places = pa.array(order)
+    keys, rows = keys.take(places), rows.take(places)
     return pc.binary_join_element_wise(
         _DOLLAR, _lengths(keys), _END, keys, _END_DOLLAR, _lengths(rows), _END, rows, _END, _NOTHING
     )
+
+
+def _even_pairs(keys: NDArray[np.uint8], rows: NDArray[np.uint8], order: NDArray[np.int64]) -> pa.BinaryArray:
+    """The same where all keys are as long, and all rows: one copy of each byte."""
+    before_key, before_row = (b"$%d\r\n" % lines.shape[1] for lines in (keys, rows))
+    pieces = (before_key, keys, b"\r\n" + before_row, rows, b"\r\n")
+    width = sum(len(piece) if isinstance(piece, bytes) else piece.shape[1] for piece in pieces)
+    pairs = np.empty((len(order), width), dtype=np.uint8)
+    at = 0
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            end = at + len(piece)
+            pairs[:, at:end] = np.frombuffer(piece, dtype=np.uint8)
+        else:
+            end = at + piece.shape[1]
+            pairs[:, at:end] = piece[order]
+        at = end
+    return packing.from_matrix(pairs)
 
 
 def joined(arguments: pa.BinaryArray, edges: Sequence[int] | None = None) -> list[memoryview]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from featurestore.errors import StoreError
 from featurestore.online import packing
 from featurestore.online.base import ALL_BUCKETS
-from featurestore.online.keys import BUCKETS, bucket_of
+from featurestore.online.keys import BUCKETS, bucket_of, bucket_of_hash, key_hash
 from featurestore.online.redis import protocol, scripts
 from featurestore.online.redis.exchange import Call, run
 from featurestore.online.redis.reader import RedisReader
@@ -62,8 +61,8 @@ class RedisOnlineStore:
         """For repair: remove rows, bucket by bucket; returns how many there were."""
         assert keys.null_count == 0
         keys = keys.unique()
-        keys, buckets = _by_bucket(keys)
-        return self._change(ref, scripts.DELETE, buckets, protocol.bulks(keys), 1)
+        order, buckets, _ = _by_bucket(keys)
+        return self._change(ref, scripts.DELETE, buckets, protocol.bulks(keys.take(pa.array(order))), 1)
 
     def read(self, ref: str, keys: pa.BinaryArray) -> pa.BinaryArray:
         """The row of each key, aligned with `keys`; null where the key is null or nothing is stored."""
@@ -127,9 +126,11 @@ class RedisOnlineStore:
             raise StoreError(
                 f"an online row takes {sizes.max():,} bytes, at most {ROW_BYTES_MAX:,} fit; use shorter values"
             )
-        keys, rows = _latest(keys, rows)
-        keys, buckets, rows = _by_bucket(keys, rows)
-        return self._change(ref, script, buckets, protocol.bulk_pairs(keys, rows), 2)
+        order, buckets, alone = _by_bucket(keys)
+        if not alone:
+            keys, rows = _latest(keys, rows)
+            order, buckets, _ = _by_bucket(keys)
+        return self._change(ref, script, buckets, protocol.bulk_pairs(keys, rows, order), 2)
 
     def _change(
         self, ref: str, script: Script, buckets: NDArray[np.uint16], arguments: pa.BinaryArray, width: int
@@ -209,8 +210,6 @@ def _called(script: Script, keys: int, arguments: int, *, read: bool = False) ->
 
 def _latest(keys: pa.BinaryArray, rows: pa.BinaryArray) -> tuple[pa.BinaryArray, pa.BinaryArray]:
     """Each key once, with the last of its rows in their order: a script compares with what is stored only."""
-    if pc.count_distinct(keys).as_py() == len(keys):
-        return keys, rows
     table = pa.table({"key": keys, "order": pc.binary_slice(rows, 0, ORDER_KEY_BYTES)})
     order = pc.sort_indices(table, [("key", "ascending"), ("order", "ascending")])
     ordered = keys.take(order)
@@ -219,14 +218,12 @@ def _latest(keys: pa.BinaryArray, rows: pa.BinaryArray) -> tuple[pa.BinaryArray,
     return keys.take(kept), rows.take(kept)
 
 
-def _by_bucket(keys: pa.BinaryArray, *others: pa.BinaryArray) -> tuple[Any, ...]:
-    """(keys, their buckets, *others), in bucket order."""
-    buckets = bucket_of(keys)
-    if bool((buckets[1:] >= buckets[:-1]).all()):
-        return keys, buckets, *others
-    order = np.argsort(buckets, kind="stable")
-    places = pa.array(order)
-    return keys.take(places), buckets[order], *(other.take(places) for other in others)
+def _by_bucket(keys: pa.BinaryArray) -> tuple[NDArray[np.int64], NDArray[np.uint16], bool]:
+    """(places of the keys in bucket order, their buckets, whether all keys are known to differ: their hashes do)."""
+    hashes = key_hash(keys)
+    order = np.argsort(hashes)  # a bucket is the hash's top bits
+    ordered = hashes[order]
+    return order, bucket_of_hash(ordered), bool((ordered[1:] != ordered[:-1]).all())
 
 
 def _edges(buckets: NDArray[np.uint16], offsets: NDArray[np.int32]) -> list[int]:

@@ -305,3 +305,15 @@ def test_a_manifest_with_parts_missing_is_refused_by_name(tmp_path: Path) -> Non
 
     with pytest.raises(InputError, match=r"lacks made_at, service, views"):
         read_manifest(path)
+
+
+def test_an_as_served_manifest_needs_its_publish_log(store: DuckDBOfflineStore, folder: Path) -> None:
+    path = Path(f"{made(store).write(folder / 'set.parquet')}.manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["publishes"]
+    path.write_text(json.dumps(manifest))
+    read_manifest(path)
+
+    path.write_text(json.dumps({**manifest, "knowledge": "as_served"}))
+    with pytest.raises(InputError, match="lacks publishes; take the one that was written"):
+        read_manifest(path)

@@ -14,7 +14,8 @@ from featurestore.clock import to_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.errors import ParityError
 from featurestore.feature_view import FeatureView
-from featurestore.ingest.projection import Projection, merged
+from featurestore.ingest.projection import Projection
+from featurestore.ingest.publish import WRITE_BYTES, gathered
 from featurestore.online.keys import decode_key, encode_keys
 from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.row_encoder import RowEncoder
@@ -318,11 +319,13 @@ def test_a_flushed_store_is_missing_all_it_held_and_repair_brings_it_back(
     assert verify(published).faults.total() == 0
 
 
-def test_batches_of_an_engine_are_put_together_and_never_cut() -> None:
-    batch = pa.RecordBatch.from_pydict({"n": list(range(4))})
+def test_packed_rows_are_put_together_up_to_a_number_or_a_size_and_never_cut() -> None:
+    rows = pa.array([b"r%d" % n for n in range(4)], pa.binary())
+    large = pa.array([bytes(WRITE_BYTES // 4)] * 4, pa.binary())
 
-    tables = list(merged([batch] * 6, 10))
-
-    assert [table.num_rows for table in tables] == [12, 12]
-    assert [table.num_rows for table in merged([batch] * 4, 10)] == [12, 4]
-    assert list(merged([], 10)) == []
+    assert [len(keys) for keys, _ in gathered([(rows, rows)] * 6, 10)] == [12, 12]
+    assert [len(keys) for keys, _ in gathered([(rows, rows)] * 4, 10)] == [12, 4]
+    assert [len(keys) for keys, _ in gathered([(rows, large)] * 2, 10)] == [4, 4]
+    together = next(gathered([(rows, rows)] * 3, 12))
+    assert together == (pa.concat_arrays([rows] * 3), pa.concat_arrays([rows] * 3))
+    assert list(gathered([], 10)) == []
