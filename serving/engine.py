@@ -11,18 +11,16 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
-from featurestore.online.reading import AsyncReader
+from featurestore.online.reading import AsyncReader, Fetched
 from serving._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.catalog import Catalog, RegistryReader
 from serving.lookup import Asked, OnlineLookup
@@ -183,7 +181,7 @@ class Engine:
 
     async def _answer(self, prepared: Prepared, run: Run) -> bytes:
         fetched = await self._reader.fetch(prepared.asked.wanted)
-        return await run(_finished, prepared, fetched.rows)
+        return await run(_finished, prepared, fetched)
 
     @property
     def _serving(self) -> Moment:
@@ -201,8 +199,8 @@ class Engine:
         self._watermarks.refresh([ref for ref, view in catalog.views.items() if view.freshness is not None])
 
 
-def _finished(prepared: Prepared, rows: Sequence[pa.BinaryArray]) -> bytes:
-    response = prepared.served.lookup.finish(prepared.asked, rows)
+def _finished(prepared: Prepared, fetched: Fetched) -> bytes:
+    response = prepared.served.lookup.finish(prepared.asked, fetched.rows, fetched.standings)
     return prepared.served.encoder.encode(response, prepared.reply_format)
 
 
