@@ -48,6 +48,14 @@ class CachedReader:
             standings = [self.cache.standings(look, self._unconfirmed_max_s) for look in looks]
             return Fetched([as_rows(look.rows()) for look in looks], [], standings)
 
+    async def confirm(self) -> None:
+        """Read all tokens in use now."""
+        for ref in self.cache.refs():
+            buckets = self.cache.used_buckets(ref)
+            asked_at = self.cache.now()
+            fetched = await self._reader.fetch([], [WantedTokens(ref, buckets)])
+            self.cache.heard(ref, buckets, fetched.tokens[0], asked_at)
+
     async def close(self) -> None:
         """Stop following tokens, and close the reader."""
         if self._following is not None:

@@ -82,6 +82,11 @@ class NearCache:
         """Memory taken, by the measure of `bytes_max`."""
         return self._young_bytes + self._old_bytes
 
+    @property
+    def entry_bytes(self) -> int:
+        """What an entry counts beside its key and row."""
+        return ENTRY_BYTES
+
     def now(self) -> float:
         """The time by which tokens age."""
         return self._ticks()
@@ -132,6 +137,33 @@ class NearCache:
         if self._young_bytes > self.bytes_max // 2:
             self._old, self._old_bytes = self._young, self._young_bytes
             self._young, self._young_bytes = {}, 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that `fill` still takes."""
+        half = self.bytes_max // 2
+        return max(0, half - self._young_bytes) + (0 if self._old else half)
+
+    def fill(
+        self, ref: str, keys: Sequence[bytes], rows: Sequence[bytes | None], tokens: NDArray[np.int64], most: int
+    ) -> int:
+        """Keep as many of the first rows as fit into `most` bytes and the room there is, driving none out; how many."""
+        sizes = np.fromiter(
+            (len(key) + len(row or b"") + ENTRY_BYTES for key, row in zip(keys, rows, strict=True)), int
+        )
+        sizes = sizes[: int(np.searchsorted(np.cumsum(sizes), most, side="right"))]
+        kept = 0
+        while kept < len(sizes) and self.room:
+            left = self.bytes_max // 2 - self._young_bytes
+            count = int(np.searchsorted(np.cumsum(sizes[kept:]), left, side="right"))
+            # The row that crosses the middle turns the young generation into the old one; a second time it may not.
+            end = kept + count + (0 if self._old else 1)
+            if end == kept:
+                break
+            end = min(end, len(sizes))
+            self.keep(ref, keys[kept:end], rows[kept:end], tokens[kept:end])
+            kept = end
+        return kept
 
     def clear(self) -> None:
         """Forget every entry and every token."""

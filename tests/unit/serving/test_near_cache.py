@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,7 @@ class Watched:
     async def connect(self) -> None:
         await self.reader.connect()
 
-    async def fetch(self, wanted: list[Wanted], tokens: list[WantedTokens] = []) -> Fetched:  # noqa: B006
+    async def fetch(self, wanted: Sequence[Wanted], tokens: Sequence[WantedTokens] = ()) -> Fetched:
         if self.away:
             raise StoreUnreachable("away")
         self.rows += sum(len(asked.keys) for asked in wanted)
@@ -301,7 +302,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
         max_size=40,
     )
 )
-def test_every_answer_was_the_store_s_at_some_instant_within_the_bound(steps: list[tuple]) -> None:  # type: ignore[type-arg]
+def test_every_answer_was_the_store_s_at_some_instant_within_the_bound(steps: list[tuple[Any, ...]]) -> None:
     """Against a log of what each key held since when, by the clock that the cache uses."""
 
     async def work(store: OnlineStore) -> None:
