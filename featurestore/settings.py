@@ -31,6 +31,8 @@ from featurestore.settings_serving import (
     FreshnessSettings,
     LoggingSettings,
     MetricsSettings,
+    NearCacheSettings,
+    PreloadSettings,
     RestSettings,
     ServedLogSettings,
     ServingSettings,
@@ -186,6 +188,8 @@ class Settings(_Section):
     online: OnlineSettings = OnlineSettings()
     definitions: DefinitionsSettings = DefinitionsSettings()
     serving: ServingSettings = ServingSettings()
+    near_cache: NearCacheSettings = NearCacheSettings()
+    preload: PreloadSettings = PreloadSettings()
     rest: RestSettings = RestSettings()
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()

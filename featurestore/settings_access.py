@@ -11,18 +11,13 @@ from pydantic import BeforeValidator, StringConstraints, model_validator
 from pydantic import Field as Setting
 
 from featurestore.loopback import is_loopback
-from featurestore.settings_section import Section
+from featurestore.settings_section import Section, listed
 
 #: Signatures that only the issuer can make. Shared secrets (HS256, ...) and `none` cannot be chosen.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 _OF_JWT = ("jwt_", "jwks_")
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-
-
-def _parts(value: Any) -> Any:
-    """The environment has no lists: `RS256,ES256`."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class _OfFiles(Section):
@@ -76,7 +71,7 @@ class AuthSettings(_OfFiles):
     #: Longest time that one reading of jwks_url may take.
     jwks_timeout_s: float = Setting(default=5.0, gt=0, le=60)
     #: Signatures that are accepted; a key is used only for those of its own kind.
-    jwt_algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(_parts), Setting(min_length=1)] = (
+    jwt_algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(listed), Setting(min_length=1)] = (
         "RS256",
         "ES256",
         "EdDSA",

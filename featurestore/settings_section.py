@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Setting
@@ -14,3 +14,8 @@ class Section(BaseModel):
     """One section of featurestore.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def listed(value: Any) -> Any:
+    """The environment has no lists: `RS256,ES256`."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from pydantic import BeforeValidator, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic import Field as Setting
-from pydantic import SecretStr, StringConstraints, field_validator
 
-from featurestore.settings_section import Positive, Section
+from featurestore.settings_section import Positive, Section, listed
 
 _Port = Annotated[int, Setting(ge=0, le=65535)]
 
@@ -119,3 +119,37 @@ class ServedLogSettings(Section):
     max_bytes: int = Setting(default=1 << 30, ge=1 << 20)
     #: Reply rows that may wait to be written; more are dropped, and counted in the log.
     queue_rows: Positive = 50_000
+
+
+class NearCacheSettings(Section):
+    """Rows that each worker keeps in memory."""
+
+    #: Memory of one worker's cache; 0: none. Unset: 64 with Redis, none with SQLite, whose pages are cached already.
+    megabytes: Annotated[int, Setting(ge=0)] | None = None
+    #: A row is as new as the store's was at most so long ago.
+    bound_s: float = Setting(default=1.0, gt=0, le=60)
+    #: While the store is away: requests fail, or rows in the cache are served as STALE (unconfirmed).
+    store_down: Literal["error", "serve"] = "error"
+    #: How long after they were confirmed last.
+    unconfirmed_max_s: float = Setting(default=60.0, gt=0)
+
+
+class PreloadSettings(Section):
+    """What a worker puts into its near cache before it takes requests."""
+
+    #: In this order: hot (keys requested most, over restarts), recent (latest event times), file, all (what fits).
+    policies: Annotated[tuple[Literal["hot", "recent", "file", "all"], ...], BeforeValidator(listed)] = ("hot",)
+    #: Columns of join keys, for the policy `file`: .parquet, .csv or .arrow.
+    keys_file: Path | None = None
+    #: Where the hot keys are kept.
+    folder: Path = Path("data/serving")
+    #: A preload that takes longer is cut short.
+    timeout_s: float = Setting(default=60.0, gt=0)
+    #: When it fails: serve cold, or wait (not ready, without `timeout_s`) until it succeeds.
+    on_failure: Literal["serve", "wait"] = "serve"
+
+    @model_validator(mode="after")
+    def _has_its_file(self) -> Self:
+        if ("file" in self.policies) != (self.keys_file is not None):
+            raise ValueError('the policy "file" and keys_file belong together; set both, or neither')
+        return self

@@ -9,7 +9,7 @@ from typing import Protocol
 from featurestore.errors import NotFoundError
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
-from featurestore.outputs import service_of
+from featurestore.outputs import pinned_views, service_of
 from featurestore.registry.registry import Snapshot
 from serving.plan import ServicePlan, compile_plan
 
@@ -46,6 +46,12 @@ class Catalog:
     def services(self) -> Mapping[str, FeatureService]:
         """Every service by name."""
         return self.snapshot.definitions.services
+
+    @property
+    def served_views(self) -> Mapping[str, FeatureView]:
+        """The views that some service reads, by name@version."""
+        pinned = (pinned_views(service, self.views) for service in self.services.values())
+        return {ref: view for views in pinned for ref, view in views.items()}
 
     def plan(self, service: str, *, full_feature_names: bool = False) -> ServicePlan:
         """Compile the plan of a service; NotFoundError lists the services there are."""

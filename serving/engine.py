@@ -25,12 +25,16 @@ from featurestore.online.reading import AsyncReader
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal
 from serving.breaker import Breaker
+from serving.cached_reader import CachedReader
 from serving.catalog import Catalog, RegistryReader
 from serving.freshness import answer_freshness
+from serving.hot_keys import HotKeys
 from serving.lookup import OnlineLookup
+from serving.near_cache import NearCache
 from serving.observing import Stage, answered, chose, mark
 from serving.plan import ServicePlan
 from serving.response import OnlineResponse
+from serving.warm_up import NearCacheOptions, PreloadOptions, counting, hot_keys, preload
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
 from serving.wire import (
     FeatureChoice,
@@ -52,6 +56,8 @@ INLINE_BYTES_MAX, INLINE_VALUES_MAX = 16 << 10, 100_000
 Record = Callable[[OnlineResponse], None]
 #: Calls a function with arguments, here or in a thread.
 Run = Callable[..., Awaitable[Any]]
+#: Made-up requests to each service before a worker is ready: the first ones through new code take longer.
+WARM_UP_REQUESTS = 20
 
 #: Compiled plans of feature lists and full names that are kept beside the services; each request shape needs one.
 AD_HOC_PLANS_MAX = 256
@@ -93,7 +99,14 @@ class Engine:
     """Answers encoded requests. `start` it before the first; call `refresh` now and then, from any thread."""
 
     def __init__(
-        self, registry: RegistryReader, states: PublishStates, store: OnlineStore, clock: Clock, limits: Limits
+        self,
+        registry: RegistryReader,
+        states: PublishStates,
+        store: OnlineStore,
+        clock: Clock,
+        limits: Limits,
+        near: NearCacheOptions | None = None,
+        preload: PreloadOptions | None = None,
     ) -> None:
         self._registry, self._store, self._clock, self._limits = registry, store, clock, limits
         self._states = states
@@ -105,6 +118,11 @@ class Engine:
         self._moment: Moment | None = None
         self._refused_revision: int | None = None
         self._reader: AsyncReader
+        self._breaker: Breaker | None = None
+        self._near, self._preload = near, preload or PreloadOptions()
+        self._hot: HotKeys | None = None
+        #: The near cache, once it is read through.
+        self.cache: NearCache | None = None
 
     def start(self) -> None:
         """Compile the plans of all services and test each; raises what would break real requests."""
@@ -132,14 +150,30 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def reading(self, timeout_s: float) -> AsyncIterator[None]:
-        """Connected to the store from this event loop, each service's path tested; `lookup` works meanwhile."""
-        self._reader = reader = Breaker(self._store.reader(timeout_s))
-        try:
+        """Connected to the store from this event loop, warm, each service's path tested; `lookup` works meanwhile."""
+        async with contextlib.AsyncExitStack() as stack:
+            self._breaker = Breaker(self._store.reader(timeout_s))
+            reader: AsyncReader = self._breaker
+            if self._near is not None:
+                reader = await self._cached(reader, self._near, stack)
+            stack.push_async_callback(reader.close)
             await reader.connect()
-            await self._test_path()
+            if isinstance(reader, CachedReader):
+                await reader.confirm()
+            self._reader = reader
+            for _ in range(WARM_UP_REQUESTS):
+                await self._test_path()
             yield
-        finally:
-            await reader.close()
+
+    async def _cached(
+        self, reader: AsyncReader, near: NearCacheOptions, stack: contextlib.AsyncExitStack
+    ) -> CachedReader:
+        """The reader behind a near cache, which is preloaded."""
+        self.cache = NearCache(near.bytes_max, near.bound_s)
+        self._hot = stack.enter_context(hot_keys(self._preload.folder))
+        await preload(self.cache, self._store, self.catalog.served_views, self._preload, self._hot)
+        await stack.enter_async_context(counting(self._hot))
+        return CachedReader(reader, self.cache, near.unconfirmed_max_s)
 
     async def lookup(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
@@ -192,9 +226,11 @@ class Engine:
         run = _chosen(max(map(len, request.keys.values()), default=0), lookup.plan, threads)
         asked = await run(lookup.prepare, request.keys, request.request, request.max_age)
         mark(Stage.PARSE)
+        if self._hot is not None:
+            self._hot.note(asked.wanted)
         fetched = await self._reader.fetch(asked.wanted)
         mark(Stage.FETCH)
-        response = await run(lookup.finish, asked, fetched.rows)
+        response = await run(lookup.finish, asked, fetched.rows, fetched.standings)
         mark(Stage.DECODE)
         answered(response.rows, response.views)
         return served, response
@@ -206,6 +242,11 @@ class Engine:
     def plan(self, choice: FeatureChoice) -> ServicePlan:
         """What a choice of features takes and gives; NotFoundError lists what there is."""
         return self._serving.served(choice).lookup.plan
+
+    @property
+    def store_given_up(self) -> bool:
+        """Whether requests that need the store fail at once."""
+        return self._breaker is not None and self._breaker.is_open
 
     @property
     def catalog(self) -> Catalog:

@@ -22,7 +22,7 @@ from featurestore.dtypes import Bool, Bytes, Date, DType, Int32, Int64, String
 from featurestore.errors import InputError, ServingError
 from featurestore.online.base import OnlineStore
 from featurestore.online.keys import bucket_of, bucket_of_hash, encode_keys, key_hash
-from featurestore.online.reading import Wanted
+from featurestore.online.reading import Standing, Wanted
 from featurestore.online.row_codec import DecodedRows
 from featurestore.status import StaleReason, Status, row_statuses, stale_reasons
 from serving.inputs import common_length, key_columns, request_columns
@@ -32,6 +32,8 @@ from serving.watermarks import Watermarks
 
 # As plain numbers: a member of an enumeration costs a microsecond each time it is compared with an array.
 _EXPIRED, _STALE, _NO_REASON = int(Status.EXPIRED), int(Status.STALE), int(StaleReason.NONE)
+#: A Standing for each of the rows fetched for each view.
+Standings = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +79,31 @@ class ServiceLookup:
         request = {name: pa.nulls(1, arrow_type(field.dtype)) for name, field in self.plan.request_fields.items()}
         return self._asked(1, keys, request, None)
 
-    def finish(self, asked: Asked, rows: Sequence[pa.BinaryArray]) -> OnlineResponse:
+    def finish(
+        self, asked: Asked, rows: Sequence[pa.BinaryArray], standings: Standings | None = None
+    ) -> OnlineResponse:
         """The answer, from what is stored for each of `asked.wanted`; judged by the time at which this is called.
 
         With `on_stale="fail"` any STALE row makes this a ServingError.
         """
-        response = self.judged(asked, rows)
+        response = self.judged(asked, rows, standings)
         if response.degraded_rows and self.plan.service.on_stale == "fail":
             raise ServingError(_stale_message(response))
         return response
 
-    def judged(self, asked: Asked, rows: Sequence[pa.BinaryArray]) -> OnlineResponse:
+    def judged(
+        self, asked: Asked, rows: Sequence[pa.BinaryArray], standings: Standings | None = None
+    ) -> OnlineResponse:
         """The answer, whatever the service says about STALE rows."""
         now_us = to_us(self._clock.now())
         columns: list[Sequence[pa.Array]] = []
         verdicts = []
-        for view, distinct, found in zip(self.plan.views, asked.distinct, rows, strict=True):
+        for place, (view, distinct, found) in enumerate(zip(self.plan.views, asked.distinct, rows, strict=True)):
             stored = distinct.in_order(found)
             decoded = view.decoder.decode(stored)
             verdict = self._verdict(view, decoded, now_us, asked.max_age_us)
+            if standings is not None:
+                _lower(verdict, distinct.in_order_of(standings[place]))
             verdicts.append(verdict)
             columns.append(self._shown(view, stored, decoded, verdict))
         return OnlineResponse(
@@ -206,6 +214,23 @@ class DistinctKeys:
     def in_order(self, rows: pa.BinaryArray) -> pa.BinaryArray:
         """What belongs to each row of the request, given what belongs to each of `keys`; null for a null key."""
         return rows if self.indices is None else rows.take(self.indices)
+
+    def in_order_of(self, standings: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same for standings; a null key is confirmed to have no row."""
+        if self.indices is None:
+            return standings
+        taken: NDArray[np.uint8] = pa.array(standings).take(self.indices).fill_null(Standing.CONFIRMED).to_numpy()
+        return taken
+
+
+def _lower(verdict: ViewVerdicts, standings: NDArray[np.uint8]) -> None:
+    """Say of rows that the store did not confirm that they are STALE, or an ERROR where nothing is known of them."""
+    live = (verdict.statuses == Status.PRESENT) | (verdict.statuses == Status.NULL)
+    unconfirmed = live & (standings == Standing.UNCONFIRMED)
+    verdict.reasons[unconfirmed] = StaleReason.UNCONFIRMED
+    verdict.statuses[unconfirmed] = Status.STALE
+    verdict.reasons[standings == Standing.UNKNOWN] = StaleReason.NONE
+    verdict.statuses[standings == Standing.UNKNOWN] = Status.ERROR
 
 
 def all_null(columns: Sequence[pa.Array], found: NDArray[np.bool_]) -> NDArray[np.bool_]:

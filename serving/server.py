@@ -29,12 +29,14 @@ from serving.admission import Admission
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
+from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, Labels, Metrics
 from serving.push import PushDoor
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
 from serving.view_gauges import watch_views
+from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.watermarks import PublishStates
 from serving.wire import Limits
 
@@ -58,6 +60,9 @@ class ServeOptions:
     queue_max: int = 64
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
+    #: None: every row comes from the store.
+    near_cache: NearCacheOptions | None = None
+    preload: PreloadOptions = field(default_factory=PreloadOptions)
     auth: AuthSettings = field(default_factory=AuthSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     #: How often applies and publishes are looked for; a service asks for a new one within this time.
@@ -84,7 +89,7 @@ def run(
 
     Raises what keeps it from getting ready: a definition that does not compile, a store away, a port taken.
     """
-    engine = Engine(registry, states, store, clock, options.limits)
+    engine = Engine(registry, states, store, clock, options.limits, options.near_cache, options.preload)
     engine.start()
     with (
         open_telemetry(options.telemetry) as telemetry,
@@ -127,7 +132,7 @@ async def serving(
         engine.record = stack.enter_context(recording(options.served_log))
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
-        server.add_generic_rpc_handlers((_servicer(engine, threads, options, push).handlers(),))
+        server.add_generic_rpc_handlers((_servicer(engine, threads, options, push, telemetry.metrics).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
@@ -140,11 +145,24 @@ async def serving(
 
 
 def _servicer(
-    engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions, push: PushDoor | None
+    engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions, push: PushDoor | None, metrics: Metrics
 ) -> FeatureServing:
     admission = Admission(options.in_flight_max, options.queue_max)
     large, pushes = (Admission(THREADS_MAX, options.queue_max) for _ in range(2))
+    all_of = (("GetOnlineFeatures", admission), ("GetOnlineFeatures, large", large), ("Push", pushes))
+    metrics.watch(QUEUE_DEPTH, lambda: {(): sum(one.waiting for _, one in all_of)})
+    metrics.watch(SHED, lambda: {(name, "queue full"): one.shed for name, one in all_of})
+    metrics.watch(BREAKER, lambda: {(): 2 if engine.store_given_up else 0})
+    metrics.watch(CACHE_ROWS, lambda: _cache_rows(engine))
     return FeatureServing(engine, threads, admission, large, push, pushes)
+
+
+def _cache_rows(engine: Engine) -> dict[Labels, float]:
+    rows: dict[Labels, float] = {}
+    if engine.cache is not None:
+        for ref, counts in engine.cache.counts.copy().items():
+            rows[ref, "hit"], rows[ref, "miss"] = counts.hits, counts.misses
+    return rows
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,11 @@ from serving.logs import LogOptions
 from serving.served_log import ServedLogOptions
 from serving.server import ServeOptions
 from serving.telemetry import TelemetryOptions, TracingOptions
+from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
+
+#: Of each worker, where the settings say nothing and the store is another process.
+NEAR_CACHE_MB = 64
 
 
 def serve_options(
@@ -29,6 +33,14 @@ def serve_options(
         in_flight_max=serving.in_flight_max,
         queue_max=serving.queue_max,
         store_timeout_s=serving.store_timeout_s,
+        near_cache=_near_cache(settings),
+        preload=PreloadOptions(
+            policies=settings.preload.policies,
+            keys_file=settings.preload.keys_file,
+            folder=settings.preload.folder,
+            timeout_s=settings.preload.timeout_s,
+            required=settings.preload.on_failure == "wait",
+        ),
         drain_s=serving.drain_s,
         auth=settings.auth,
         tls=settings.tls,
@@ -36,6 +48,17 @@ def serve_options(
         rest=None if rest_port is None else (settings.rest.host, rest_port),
         served_log=_served_log(settings),
     )
+
+
+def _near_cache(settings: Settings) -> NearCacheOptions | None:
+    near = settings.near_cache
+    megabytes = near.megabytes
+    if megabytes is None:
+        megabytes = NEAR_CACHE_MB if settings.online.kind == "redis" else 0
+    if not megabytes:
+        return None
+    unconfirmed_max_s = near.unconfirmed_max_s if near.store_down == "serve" else 0.0
+    return NearCacheOptions(bytes_max=megabytes << 20, bound_s=near.bound_s, unconfirmed_max_s=unconfirmed_max_s)
 
 
 def _served_log(settings: Settings) -> ServedLogOptions | None:

@@ -7,6 +7,7 @@ answer that comes later is dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -29,11 +30,25 @@ class WantedTokens(NamedTuple):
     buckets: NDArray[np.uint16]
 
 
+class Standing(IntEnum):
+    """How sure it is that a row is the store's."""
+
+    CONFIRMED = 0
+    #: It was, before the store went away.
+    UNCONFIRMED = 1
+    #: The store is away, and nothing is known of the row.
+    UNKNOWN = 2
+
+
 class Fetched(NamedTuple):
-    """Aligned with what was wanted: rows, null where nothing is stored, and tokens."""
+    """Aligned with what was wanted: rows, null where nothing is stored, and tokens.
+
+    `standings` has a Standing for each row; None means that all are confirmed.
+    """
 
     rows: list[pa.BinaryArray]
     tokens: list[NDArray[np.int64]]
+    standings: Sequence[NDArray[np.uint8]] | None = None
 
 
 class AsyncReader(Protocol):
