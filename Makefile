@@ -45,14 +45,15 @@ proto: $(DEPS) ## compile proto/ for the Python client (and by it, for the serve
 demo: $(INSTALLED) ## run the example of the README (DEMO_ARGS=... is passed on)
 	@$(BIN)/featurestore demo $(DEMO_ARGS)
 
-# Two cores halve the time; a file's tests stay together, since they share what was costly to prepare.
-WORKERS := --numprocesses auto --dist loadfile
+# Two cores halve the time; a file's tests stay together, since they share what was costly to prepare, and the files that
+# start processes come first (tests/conftest.py), so that none of them is left for one core at the end.
+WORKERS := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED) ## run the quick tests, as CI does (TEST_ARGS=... is passed on)
 	@$(BIN)/python -m pytest $(WORKERS) $(TEST_ARGS)
 
 test-all: $(INSTALLED) ## run every test, the slow ones too
-	@$(BIN)/python -m pytest $(WORKERS) -m "slow or not slow" $(TEST_ARGS)
+	@HYPOTHESIS_PROFILE=all $(BIN)/python -m pytest $(WORKERS) -m "slow or not slow" $(TEST_ARGS)
 
 faults: $(INSTALLED) ## kill jobs in 500 rounds (FAULT_ROUNDS=...) and print where they were killed
 	@FEATURESTORE_FAULT_ROUNDS=$(FAULT_ROUNDS) $(BIN)/python -m pytest -q tests/faults/test_rounds.py

@@ -25,6 +25,7 @@ from benchmarks import (
     postgres,
     publish,
     selective,
+    serving,
     startup,
     verify,
 )
@@ -33,7 +34,19 @@ from featurestore.errors import FeatureStoreError
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (startup, flights, point_in_time, selective, load, publish, load_publish, verify, postgres, lookup)
+    for module in (
+        startup,
+        flights,
+        point_in_time,
+        selective,
+        load,
+        publish,
+        load_publish,
+        verify,
+        postgres,
+        lookup,
+        serving,
+    )
 }
 
 

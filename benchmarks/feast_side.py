@@ -1,4 +1,4 @@
-"""Feast's side of `publish` and `load-publish`: a script for the interpreter of its own environment, see peer.py.
+"""Feast's side of `publish`, `load-publish`, `serving`: a script for the Python of its own environment, see peer.py.
 
 `python feast_side.py REQUEST`, JSON in and out. Imports nothing of ours. Settings are the quickest that its
 documentation has: no key ttl, no check of stored timestamps (`skip_dedup`), the local engine, latest rows only.
@@ -19,10 +19,16 @@ VIEW, KEY, EVENT = "readings", "meter", "event_timestamp"
 
 
 def main(request: str) -> None:
-    """Open a store on the asked file, run the asked way, look the sample up, print what it took."""
+    """Open a store on the asked file, run the asked way, look the sample up, print what it took.
+
+    The way `serve` leaves rows and a repository behind for `feast serve`, and prints nothing.
+    """
     asked = json.loads(request)
     store, view = _store(asked)
     end = datetime.fromisoformat(asked["end"])
+    if asked["way"] == "serve":
+        _prepare_serving(store, view, asked, end)
+        return
     run = WAYS[asked["way"]](store, view, asked["source"], end)
     redis = importlib.import_module("redis").Redis(port=asked["port"])
     redis.execute_command("FLUSHALL", "SYNC")
@@ -88,6 +94,21 @@ def _write_batch(store: Any, view: Any, source: str, end: datetime) -> Any:
 
 
 WAYS = {"materialize": _materialize, "write_batch": _write_batch}
+
+
+def _prepare_serving(store: Any, view: Any, asked: dict[str, Any], end: datetime) -> None:
+    """Write the rows beside what the server holds already, and the settings that `feast serve` reads."""
+    WAYS["write_batch"](store, view, asked["source"], end)()
+    settings = {
+        "project": "bench",
+        "provider": "local",
+        "registry": "registry.db",
+        "offline_store": {"type": asked["offline"]},
+        "online_store": {"type": "redis", "connection_string": f"127.0.0.1:{asked['port']}"},
+        "entity_key_serialization_version": 3,
+    }
+    # JSON is YAML.
+    (Path(asked["folder"]) / "feature_store.yaml").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _look_up(store: Any, asked: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ class RedisServer:
 def redis_server(folder: Path) -> Iterator[RedisServer]:
     """A Redis server with its log in `folder`; ConfigError where there is no binary, or it does not start."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     command = [str(binary("redis-server")), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
     with (
         _started([*command, "--save", "", "--appendonly", "no"], folder / "redis.log") as process,
@@ -111,7 +111,7 @@ def postgres_server() -> Iterator[str]:
             "UTF8",
         ]
         subprocess.run([*made, "--locale=C"], cwd=folder, check=True, stdout=subprocess.DEVNULL, **dropped)
-        port = _free_port()
+        port = free_port()
         command = [str(postgres), "-D", str(folder / "data"), "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
         log = folder / "postgres.log"
         with _started([*command, "-c", f"unix_socket_directories={folder}"], log, **dropped) as process:
@@ -167,7 +167,7 @@ def _not_root(folder: Path) -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,7 @@
-"""How hard the properties look: 500 examples, as CI runs them; HYPOTHESIS_PROFILE=quick while working on a rule."""
+"""How hard the properties look: 500 examples, as CI runs them; HYPOTHESIS_PROFILE=quick while working on a rule.
+
+Those that replay each example on both pairs of stores take 100 in CI, and 500 in `make test-all` (HYPOTHESIS_PROFILE=all).
+"""
 
 from __future__ import annotations
 
@@ -16,5 +19,10 @@ settings.register_profile(
 )
 settings.register_profile("quick", settings.get_profile("ci"), max_examples=50)
 
+settings.register_profile("all", settings.get_profile("ci"))
+
+_profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 #: Decorates every property.
-thoroughly = settings(settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci")))
+thoroughly = settings(settings.get_profile(_profile))
+#: Decorates those whose examples are replays.
+by_replay = settings(thoroughly, max_examples={"quick": 20, "ci": 100}.get(_profile, 500))

@@ -14,7 +14,7 @@ from featurestore.offline.base import OfflineStore
 from featurestore.offline.served import PublishLog
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
 from tests.fix_offline import ENGINES, ask, assert_same_bits, key_columns, opened_engine, select, times, value_columns
-from tests.fix_properties import thoroughly
+from tests.fix_properties import by_replay
 from tests.oracle import Keys, projection, status
 
 #: (position, horizon, started, acknowledged)
@@ -43,7 +43,7 @@ def replays(draw: st.DrawFn) -> tuple[History, list[Publish], list[tuple[Keys, i
     return history, log, asks * draw(st.sampled_from([1, 70]))
 
 
-@thoroughly
+@by_replay
 @given(replay=replays())
 def test_what_was_online_is_what_is_answered(
     store: OfflineStore, replay: tuple[History, list[Publish], list[tuple[Keys, int]]]

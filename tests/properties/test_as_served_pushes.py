@@ -17,7 +17,7 @@ from featurestore.offline.base import OfflineStore
 from featurestore.offline.served import PublishLog
 from tests.fix_histories import SPAN_US, History, arrive_all, asked_keys, histories
 from tests.fix_offline import ENGINES, ask, assert_same_bits, key_columns, opened_engine, select, times, value_columns
-from tests.fix_properties import thoroughly
+from tests.fix_properties import by_replay
 from tests.oracle import Keys, Row, order, projection, status, visible_from
 
 #: (position, horizon, started, acknowledged), of a push with its first and last sequence.
@@ -54,7 +54,7 @@ def replays(draw: st.DrawFn) -> tuple[History, list[Entry], Asks]:
     return history, log, asks * draw(st.sampled_from([1, 70]))
 
 
-@thoroughly
+@by_replay
 @given(replay=replays())
 def test_what_pushes_and_publishes_brought_online_is_what_is_answered(
     store: OfflineStore, replay: tuple[History, list[Entry], Asks]
