@@ -1,6 +1,6 @@
 """How hard the properties look: 500 examples, as CI runs them; HYPOTHESIS_PROFILE=quick while working on a rule.
 
-Those that replay each example on both pairs of stores take 100 in CI, and 500 in `make test-all` (HYPOTHESIS_PROFILE=all).
+Those that replay each example on both pairs of stores take 100 in CI, and 500 in `make test-all`, the profile `all`.
 """
 
 from __future__ import annotations

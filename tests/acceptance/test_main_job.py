@@ -140,6 +140,8 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "get-online-features": (["get-online-features", *BASKET, "--key", "customer_id=1,shop=lisbon,sku=7,hour=9"], 0),
     "verify": (["verify"], 0),
     "freshness": (["freshness", "--service", "basket"], 0),
+    "push": (["push", "stock", "sources/stock/a.csv"], 0),
+    "token": (["token", "pricing"], 0),
     "teardown": (["teardown"], 2),
     "teardown --yes": (["teardown", "--yes"], 0),
     "an unknown name": (["describe", "entity", "custmer"], 2),

@@ -65,7 +65,7 @@ def test_what_clients_received_is_proved_and_a_foreign_write_is_found(inside: Ru
     ask = lambda client: client.get_online_features(["weather:temp"], {"origin": ["JFK", "LGA", "EWR"]})  # noqa: E731
     with served(published) as (process, client):
         for _ in range(3):
-            assert ask(client).numpy()["temp"].tolist()[:2] == [1.0, 2.0]
+            assert ask(client).to_numpy()["temp"].tolist()[:2] == [1.0, 2.0]
         process.terminate()
         assert process.wait(timeout=30) == 0
     clean = inside(published.root, "verify", "--served", log).ok()

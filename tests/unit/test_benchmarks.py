@@ -27,6 +27,7 @@ from benchmarks import (
     publish,
     selective,
     servers,
+    serving,
     startup,
     verify,
     world,
@@ -299,5 +300,8 @@ def test_the_guide_names_every_benchmark_and_every_demand() -> None:
         f"{publish.AGAINST_SET:g} of",
         f"{publish.BYTES_MAX:g} of",
         f"{load_publish.AGAINST_FEAST:g}x",
+        *(f"{times:g}x" for times in serving.AGAINST_FEAST.values()),
+        f"{serving.AGAINST_CONSTANT:g} of",
+        f"{serving.WITH_CACHE:g} with the near cache",
     }
     assert {demand for demand in demands if demand not in guide} == set()
