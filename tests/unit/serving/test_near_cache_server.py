@@ -20,7 +20,8 @@ from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import server, until
 from tests.unit.serving.world import CLOCK, HOUR_US, NOW_US, World, weather
 
-BOUND_S = 0.2
+#: Long enough for a busy machine to read tokens in, and short enough to wait for.
+LONG_S, SHORT_S = 10.0, 0.2
 OPTIONS = ServeOptions(port=0, poll_s=0.2, drain_s=2.0, store_timeout_s=0.5)
 
 
@@ -41,8 +42,10 @@ def backend(tmp_path: Path, redis_server: RedisProcess) -> Iterator[Backend]:
     store.close()
 
 
-def engine(backend: Backend, folder: Path, *, unconfirmed_max_s: float = 0.0, **preload: object) -> Engine:
-    near = NearCacheOptions(bytes_max=1 << 20, bound_s=BOUND_S, unconfirmed_max_s=unconfirmed_max_s)
+def engine(
+    backend: Backend, folder: Path, *, bound_s: float = LONG_S, unconfirmed_max_s: float = 0.0, **preload: object
+) -> Engine:
+    near = NearCacheOptions(bytes_max=1 << 20, bound_s=bound_s, unconfirmed_max_s=unconfirmed_max_s)
     options = PreloadOptions(folder=folder / "serving", **preload)  # type: ignore[arg-type]
     made = Engine(backend.registry, backend.state, backend.world.store, CLOCK, backend.limits, near, options)
     made.start()
@@ -80,7 +83,10 @@ def test_what_was_asked_for_is_there_after_a_restart(backend: Backend, tmp_path:
 
 
 def test_a_change_is_served_within_the_bound(backend: Backend, tmp_path: Path) -> None:
-    with server(engine(backend, tmp_path), OPTIONS) as running, FeatureClient(running.target) as client:
+    with (
+        server(engine(backend, tmp_path, bound_s=SHORT_S), OPTIONS) as running,
+        FeatureClient(running.target) as client,
+    ):
         assert asked(client, "JFK").to_numpy()["temp"].tolist() == [1.5]
         backend.world.put(weather, {"origin": ["JFK"]}, {"temp": [9.5], "wind": [0.1], "sky": ["clear"]})
         until(lambda: asked(client, "JFK").to_numpy()["temp"].tolist() == [9.5])
@@ -89,7 +95,7 @@ def test_a_change_is_served_within_the_bound(backend: Backend, tmp_path: Path) -
 def test_without_a_store_cached_rows_are_stale_and_others_errors_where_that_is_asked_for(
     backend: Backend, tmp_path: Path, redis_server: RedisProcess
 ) -> None:
-    serving = engine(backend, tmp_path, unconfirmed_max_s=60.0)
+    serving = engine(backend, tmp_path, bound_s=SHORT_S, unconfirmed_max_s=60.0)
     with server(serving, OPTIONS) as running, FeatureClient(running.target) as client:
         assert statuses(client, "JFK") == [Status.PRESENT]
         redis_server.kill()
@@ -107,10 +113,13 @@ def test_without_a_store_cached_rows_are_stale_and_others_errors_where_that_is_a
 def test_without_a_store_requests_fail_where_nothing_else_is_asked_for(
     backend: Backend, tmp_path: Path, redis_server: RedisProcess
 ) -> None:
-    with server(engine(backend, tmp_path), OPTIONS) as running, FeatureClient(running.target) as client:
+    with (
+        server(engine(backend, tmp_path, bound_s=SHORT_S), OPTIONS) as running,
+        FeatureClient(running.target) as client,
+    ):
         assert statuses(client, "JFK") == [Status.PRESENT]
         redis_server.kill()
-        time.sleep(2 * BOUND_S)
+        time.sleep(2 * SHORT_S)
         with pytest.raises(Unavailable, match="cannot be reached"):
             client.get_online_features("airport_now", {"origin": ["JFK"]}, timeout_s=1.0)
 
