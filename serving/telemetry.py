@@ -168,10 +168,16 @@ def observed(method: UnaryMethod, name: str, telemetry: Telemetry) -> UnaryMetho
             code = context.code().name
             raise
         except asyncio.CancelledError:
-            remaining_s = context.time_remaining()
-            code = "CANCELLED" if remaining_s is None or remaining_s > 0 else "DEADLINE_EXCEEDED"
+            code = "DEADLINE_EXCEEDED" if _is_late(context) else "CANCELLED"
             raise
         finally:
+            if code == "UNKNOWN" and _is_late(context):
+                code = "DEADLINE_EXCEEDED"  # gRPC takes no status any more
             telemetry.end(begun, code)
 
     return call
+
+
+def _is_late(context: Context) -> bool:
+    remaining_s = context.time_remaining()
+    return remaining_s is not None and remaining_s <= 0

@@ -55,6 +55,12 @@ def _duckdb(_: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[Of
 
 
 @contextmanager
+def _duckdb_in_turns(_: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[OfflineStore]:
+    """Not kept open: a job commits in a thread of its own, which needs the file's turn."""
+    yield DuckDBOfflineStore(folder / "offline.duckdb", project, threads=1)
+
+
+@contextmanager
 def _sqlite(_: pytest.FixtureRequest, folder: Path, project: str) -> Iterator[OnlineStore]:
     store = SqliteOnlineStore(folder / "online.db", project)
     yield store
@@ -83,6 +89,8 @@ OFFLINE: Mapping[str, Callable[[pytest.FixtureRequest, Path, str], AbstractConte
     "duckdb": _duckdb,
     "postgres": _postgres,
 }
+#: For whole jobs.
+REPLAYING = {**OFFLINE, "duckdb": _duckdb_in_turns}
 ONLINE: Mapping[str, Callable[[pytest.FixtureRequest, Path, str], AbstractContextManager[OnlineStore]]] = {
     "sqlite": _sqlite,
     "redis": _redis,

@@ -66,7 +66,7 @@ class Replay:
 
         self.clock.instant = from_us(arrival.at_us)
         outcome = self.facade.run(Request(load=bool(arrival.rows)), views=[view.ref], progress=wrote)
-        assert outcome.errors == []
+        assert outcome.errors == [], outcome.errors
 
     def training_set(self, case: Case, knowledge: str) -> tuple[dict[int, dict[str, Answer]], pa.Table]:
         """(spine row -> ref -> answer, the training set's table)."""

@@ -11,7 +11,7 @@ from featurestore.online.base import OnlineStore
 from tests import oracle
 from tests.conformance.answers import Answer, arrive_all, expected, oracle_answers
 from tests.conformance.cases import Ask, Case, read_corpus
-from tests.conformance.engines import OFFLINE, ONLINE, PAIRS, Histories, Projection
+from tests.conformance.engines import OFFLINE, ONLINE, PAIRS, REPLAYING, Histories, Projection
 from tests.conformance.replay import Replay, replaying
 
 CASES = read_corpus()
@@ -37,7 +37,10 @@ def histories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def replay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
     """A repository that has the views of all cases with as_served."""
     root, project = tmp_path_factory.mktemp("replay"), "conformance_replay"
-    with OFFLINE[request.param](request, root, project) as store, replaying(root, project, store, SERVED_CASES) as made:
+    with (
+        REPLAYING[request.param](request, root, project) as store,
+        replaying(root, project, store, SERVED_CASES) as made,
+    ):
         yield made
 
 

@@ -26,7 +26,7 @@ LEASE_S = 1.0
 #: The command line, in which a failpoint stops the process and, once it is woken up, lets it go on. Never in the midst
 #: of a renewal, which would keep the registry's write lock.
 STOPPING = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from featurestore.cli.main import main
 from featurestore.registry.state import StateStore
 renewing, renew = threading.Lock(), StateStore.renew_lease
@@ -36,6 +36,7 @@ def renewed(*arguments):
 def stop(code):
     with renewing:
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.2)  # a thread goes on for a moment before all of them stand still
 StateStore.renew_lease, os._exit = renewed, stop
 sys.exit(main(sys.argv[1:]))
 """
