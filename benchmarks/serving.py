@@ -92,7 +92,8 @@ def run(setting: Setting) -> Result:
                     times = in_turn(sides, size.calls, collect=False)
                     measured += _latencies(f"{batch} x {size.features}", times, said, judged=not cache_mb)
         measured += _rates(setting, folder, shape, size, notes)
-    notes.append(f"Redis {server.version}; the client runs on the cores that the servers run on")
+        version = server.version
+    notes.append(f"Redis {version}; the client runs on the cores that the servers run on")
     return Result(name=NAME, sizes=asdict(size), measured=measured, notes=notes)
 
 
