@@ -43,6 +43,8 @@ class Family:
     help: str
     labels: Labels = ()
     merge: Literal["sum", "max"] = "sum"
+    #: Upper bounds of a histogram.
+    bounds: tuple[float, ...] = BOUNDS_S
 
 
 REQUESTS = Family(

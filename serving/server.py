@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from serving.admission import Admission
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
+from serving.event_loop import loop_factory, stop_on_signals
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, Labels, Metrics
 from serving.push import PushDoor
 from serving.served_log import ServedLogOptions, recording
@@ -93,7 +93,7 @@ def run(
     engine.start()
     with (
         open_telemetry(options.telemetry) as telemetry,
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
         with telemetry.telling():
@@ -103,10 +103,8 @@ def run(
 async def _serve_until_signal(
     engine: Engine, options: ServeOptions, telemetry: Telemetry, push: PushDoor | None, ready: Callable[[str], None]
 ) -> None:
-    stop = asyncio.Event()
+    stop = stop_on_signals()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
@@ -243,14 +241,3 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
         # Two servers on one port are a mistake, unless they are workers.
         ("grpc.so_reuseport", int(options.worker)),
     ]
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed."""
-    if sys.platform == "win32":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
