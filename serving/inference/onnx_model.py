@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -62,7 +63,7 @@ class OnnxModel:
     def run(self, feeds: Feeds) -> list[Tensor]:
         """The outputs in order."""
         if self._texts:
-            feeds = {**feeds, **{name: feeds[name].astype(str).astype(object) for name in self._texts}}
+            feeds = {**feeds, **{name: _text(feeds[name], name) for name in self._texts}}
         try:
             outputs: list[Tensor] = self._session.run(self._names, feeds)
         except _FAULTS as error:
@@ -84,6 +85,14 @@ def _spec(node: onnxruntime.NodeArg, path: Path) -> TensorSpec:
         )
     shape = tuple(size if isinstance(size, int) else ANY_SIZE for size in node.shape)
     return TensorSpec(node.name, _DATATYPES[node.type], shape)
+
+
+def _text(tensor: Tensor, name: str) -> Tensor:
+    try:
+        decoded: Tensor = np.frompyfunc(bytes.decode, 1, 1)(tensor).astype(object)
+    except UnicodeDecodeError as error:
+        raise ModelFailed(f"input {name!r} is not UTF-8, as text is in ONNX: {error}") from error
+    return decoded
 
 
 def _first_line(error: Exception) -> str:
