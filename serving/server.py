@@ -29,10 +29,12 @@ from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
 from serving.event_loop import loop_factory, stop_on_signals
-from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, Labels, Metrics
+from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
+from serving.predict import Predictor, predicting
 from serving.push import PushDoor
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
+from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
 from serving.view_gauges import watch_views
@@ -74,6 +76,8 @@ class ServeOptions:
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
     #: Where the REST gateway listens; None: nowhere.
     rest: tuple[str, int] | None = None
+    #: Who runs models for Predict; None: nobody does.
+    sidecar: SidecarAccess | None = None
 
 
 def run(
@@ -130,7 +134,9 @@ async def serving(
         engine.record = stack.enter_context(recording(options.served_log))
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
-        server.add_generic_rpc_handlers((_servicer(engine, threads, options, push, telemetry.metrics).handlers(),))
+        predictor = await stack.enter_async_context(predicting(engine, options.sidecar, options.limits))
+        servicer = _servicer(engine, threads, options, push, predictor, telemetry.metrics)
+        server.add_generic_rpc_handlers((servicer.handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
@@ -143,7 +149,12 @@ async def serving(
 
 
 def _servicer(
-    engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions, push: PushDoor | None, metrics: Metrics
+    engine: Engine,
+    threads: ThreadPoolExecutor,
+    options: ServeOptions,
+    push: PushDoor | None,
+    predictor: Predictor | None,
+    metrics: Metrics,
 ) -> FeatureServing:
     admission = Admission(options.in_flight_max, options.queue_max)
     large, pushes = (Admission(THREADS_MAX, options.queue_max) for _ in range(2))
@@ -152,7 +163,9 @@ def _servicer(
     metrics.watch(SHED, lambda: {(name, "queue full"): one.shed for name, one in all_of})
     metrics.watch(BREAKER, lambda: {(): 2 if engine.store_given_up else 0})
     metrics.watch(CACHE_ROWS, lambda: _cache_rows(engine))
-    return FeatureServing(engine, threads, admission, large, push, pushes)
+    if predictor is not None:
+        metrics.watch(SIDECAR_BREAKER, lambda: {(): 2 if predictor.sidecar_given_up else 0})
+    return FeatureServing(engine, threads, admission, large, push, pushes, predictor)
 
 
 def _cache_rows(engine: Engine) -> dict[Labels, float]:

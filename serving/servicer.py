@@ -16,6 +16,7 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal, caller
 from serving.admission import Admission
 from serving.engine import INLINE_BYTES_MAX, Engine
+from serving.predict import Predictor
 from serving.push import PushDoor
 from serving.status_codes import Context
 
@@ -33,8 +34,9 @@ class FeatureServing:
         large: Admission,
         push: PushDoor | None,
         pushes: Admission,
+        predictor: Predictor | None = None,
     ) -> None:
-        self._engine, self._threads, self._push = engine, threads, push
+        self._engine, self._threads, self._push, self._predictor = engine, threads, push, predictor
         # Large requests have room of their own, so that they never take all of it.
         self._admission, self._large, self._pushes = admission, large, pushes
 
@@ -47,6 +49,8 @@ class FeatureServing:
         }
         if self._push is not None:
             methods["Push"] = self.push
+        if self._predictor is not None:
+            methods["Predict"] = self.predict
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -58,6 +62,17 @@ class FeatureServing:
             entered = await admission.enter()
             try:
                 return await self._engine.lookup(message, caller(), self._threads)
+            finally:
+                admission.leave(entered)
+
+    async def predict(self, message: bytes, context: Context) -> bytes:
+        """Predict. What the lookup leaves of the deadline is the model's."""
+        assert self._predictor is not None
+        admission = self._large if len(message) > INLINE_BYTES_MAX else self._admission
+        async with asyncio.timeout(_remaining_s(context)):
+            entered = await admission.enter()
+            try:
+                return await self._predictor.predict(message, caller(), self._threads)
             finally:
                 admission.leave(entered)
 

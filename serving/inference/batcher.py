@@ -31,6 +31,7 @@ from serving.inference.model import Feeds
 from serving.inference.model_config import ModelConfig
 from serving.inference.tally import Tally
 from serving.inference.tensors import Tensor
+from serving.inference.threads import THREAD_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ class _Instance:
         self.limit: asyncio.TimerHandle | None = None
         self.given_up = False
         self._run, self._loop, self._report = run, loop, finished
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        threading.Thread(target=self._work, name=f"{THREAD_PREFIX}{name}", daemon=True).start()
 
     def _work(self) -> None:
         while (batch := self.inbox.get()) is not None:

@@ -89,7 +89,7 @@ def _spec(node: onnxruntime.NodeArg, path: Path) -> TensorSpec:
 
 def _text(tensor: Tensor, name: str) -> Tensor:
     try:
-        decoded: Tensor = np.frompyfunc(bytes.decode, 1, 1)(tensor).astype(object)
+        decoded: Tensor = np.array([value.decode() for value in tensor.ravel().tolist()], object).reshape(tensor.shape)
     except UnicodeDecodeError as error:
         raise ModelFailed(f"input {name!r} is not UTF-8, as text is in ONNX: {error}") from error
     return decoded

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ from serving.inference.repository import ModelRepository
 from serving.inference.served_model import ServedModel
 from serving.inference.servicer import SERVICE, GrpcInferenceService
 from serving.inference.tally import DEVICE_BYTES, FAMILIES, READY, WAITING_ROWS
+from serving.inference.threads import THREAD_PREFIX
 from serving.logs import LogOptions, configure
 from serving.metrics import Snapshot
 
@@ -56,6 +59,12 @@ def run(options: SidecarOptions, ready: Callable[[str], None]) -> None:
     configure(options.logs)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve_until_signal(options, ready))
+    if any(thread.daemon and thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        # A model still runs, and frameworks abort a process that ends around their threads.
+        log.warning("a model did not finish; ending without it")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def _serve_until_signal(options: SidecarOptions, ready: Callable[[str], None]) -> None:

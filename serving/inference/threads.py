@@ -10,6 +10,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+#: Names of threads that run models begin so.
+THREAD_PREFIX = "model: "
+
 
 async def in_own_thread(work: Callable[[], Result], timeout_s: float) -> Result:
     """What `work` returns or raises; TimeoutError when it takes too long, and its thread is left to itself."""
@@ -33,6 +36,6 @@ async def in_own_thread(work: Callable[[], Result], timeout_s: float) -> Result:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, raised)
 
-    threading.Thread(target=run, name="load", daemon=True).start()
+    threading.Thread(target=run, name=f"{THREAD_PREFIX}load", daemon=True).start()
     async with asyncio.timeout(timeout_s):
         return await future

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class TorchModel:
             self._module = program.module().to(self.device)
         except torch.OutOfMemoryError as error:
             raise ModelUnavailable(f"{path} does not fit on the device: {error}") from error
-        except (RuntimeError, ValueError, OSError, KeyError, AttributeError) as error:
+        except (RuntimeError, ValueError, OSError, LookupError, AttributeError, BadZipFile) as error:
             raise ModelUnavailable(f"{path} cannot be loaded: {error}; export it again with torch.export") from error
         self.inputs, self.outputs = _specs(program, path)
         self._weights_bytes = self._allocated() - before

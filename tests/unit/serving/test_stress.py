@@ -15,7 +15,7 @@ from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.errors import RETRY_AFTER_MS
-from serving.breaker import FAILURES_MAX
+from serving.circuit import FAILURES_MAX
 from serving.engine import INLINE_BYTES_MAX
 from serving.server import THREADS_MAX, ServeOptions
 from serving.servicer import SERVICE

@@ -23,12 +23,11 @@ def write_linear(folder: Path, weights: NDArray[np.float32], bias: float = 0.0) 
     return write(folder, nodes, inputs, {"y": (TensorProto.FLOAT, ["rows", 1])}, constants)
 
 
-def write_constant_output(folder: Path, rows: int) -> Path:
-    """Says that it gives a row for each row, and always gives so many."""
-    nodes = [helper.make_node("Identity", ["c"], ["y"])]
-    inputs: Tensors = {"x": (TensorProto.FLOAT, ["rows", 1])}
-    constants = {"c": np.zeros((rows, 1), np.float32)}
-    return write(folder, nodes, inputs, {"y": (TensorProto.FLOAT, ["rows", 1])}, constants)
+def write_doubler(folder: Path) -> Path:
+    """Says that it gives a row for each row, and gives two."""
+    nodes = [helper.make_node("Concat", ["x", "x"], ["y"], axis=0)]
+    tensors: Tensors = {"x": (TensorProto.FLOAT, ["rows", 1])}
+    return write(folder, nodes, tensors, {"y": (TensorProto.FLOAT, ["rows", 1])}, {})
 
 
 def write_picky(folder: Path) -> Path:

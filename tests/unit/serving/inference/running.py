@@ -36,7 +36,8 @@ class RunningSidecar:
 
     def stop(self) -> None:
         """Begin to drain."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
 
     def join(self) -> None:
         """Wait for the end."""

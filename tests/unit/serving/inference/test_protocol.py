@@ -148,7 +148,7 @@ BAD_INPUT = {
     "text cut short": (
         pb.ModelInferRequest(
             model_name="mixed",
-            inputs=[{"name": "words", "datatype": "BYTES", "shape": [1]}],  # type: ignore[list-item]
+            inputs=[{"name": "words", "datatype": "BYTES", "shape": [1]}],
             raw_input_contents=[b"\x09\x00\x00\x00abc"],
         ),
         "does not hold 1 values of BYTES",
@@ -257,7 +257,8 @@ def in_region(tensor: Any, region: str, size: int, offset: int = 0) -> None:
 def test_inputs_and_outputs_lie_in_shared_memory(sidecar: RunningSidecar) -> None:
     x = rows(5)
     with shared("featurestore_test_io", 4096) as memory:
-        memory.buf[16 : 16 + x.nbytes] = x.tobytes()
+        buffer = np.frombuffer(memory.buf, np.uint8)
+        buffer[16 : 16 + x.nbytes] = x.view(np.uint8).ravel()
         register(sidecar, "io", "/featurestore_test_io", 8, 4000)
         asked = pb.ModelInferRequest(model_name="linear")
         in_region(asked.inputs.add(name="x", datatype="FP32", shape=x.shape), "io", x.nbytes, 8)
@@ -265,7 +266,8 @@ def test_inputs_and_outputs_lie_in_shared_memory(sidecar: RunningSidecar) -> Non
 
         reply = sidecar.call("ModelInfer", asked, pb.ModelInferResponse)
 
-        found = np.frombuffer(bytes(memory.buf[1008:1028]), np.float32)
+        found = np.frombuffer(buffer[1008:1028].tobytes(), np.float32)
+        del buffer
         status = sidecar.call("SystemSharedMemoryStatus", b"", pb.SystemSharedMemoryStatusResponse)
         unregister(sidecar, "io")
         none_left = sidecar.call("SystemSharedMemoryStatus", b"", pb.SystemSharedMemoryStatusResponse)
