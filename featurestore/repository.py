@@ -41,6 +41,7 @@ def _duckdb_store(repository: Repository) -> OfflineStore:
         wait_s=offline.wait_s,
         on_correction=lambda view, rows: repository.needed_inbox.remember(view, rows),
         on_drop=lambda ref: repository.forget_pushed(ref),
+        quarantine_rows_max=settings.quarantine.max_rows,
     )
 
 
@@ -54,7 +55,13 @@ def _postgres_store(repository: Repository) -> OfflineStore:
         ) from error
     offline = settings.offline
     password = None if offline.password is None else offline.password.get_secret_value()
-    return PostgresOfflineStore(offline.url, settings.project, password=password, wait_s=offline.wait_s)
+    return PostgresOfflineStore(
+        offline.url,
+        settings.project,
+        password=password,
+        wait_s=offline.wait_s,
+        quarantine_rows_max=settings.quarantine.max_rows,
+    )
 
 
 class Repository:
