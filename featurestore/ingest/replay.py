@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -62,9 +62,7 @@ class Replayer:
         rows, text = rows_of(kept.column("raw").to_pylist(), form)
         of = kept.column("view")[0].as_py()
         numbers = np.arange(rows.num_rows, dtype=np.int64)
-        batch = SourceBatch(
-            rows=self._whole(rows, of), source=f"quarantine of {of}", row_numbers=numbers, text=text
-        )
+        batch = SourceBatch(rows=self._whole(rows, of), source=f"quarantine of {of}", row_numbers=numbers, text=text)
         judged = self.gate.sort_out(batch, keep_refused=True)
         sequenced = in_sequence(self.view, judged.rows.append_column(ROW, pa.array(judged.places)))
         arrived = self._in_order(sequenced.rows, kept, of)
@@ -120,7 +118,9 @@ class Replayer:
 def _of_one_form(page: pa.Table) -> Iterator[pa.Table]:
     """The page in pieces of neighbours that have one form, none of them split."""
     forms = page.column("raw_form").combine_chunks()
-    changes: NDArray[np.int64] = np.flatnonzero(forms.to_numpy(zero_copy_only=False)[1:] != forms[:-1].to_numpy(zero_copy_only=False)) + 1
+    changes: NDArray[np.int64] = (
+        np.flatnonzero(forms.to_numpy(zero_copy_only=False)[1:] != forms[:-1].to_numpy(zero_copy_only=False)) + 1
+    )
     bounds = [0, *changes.tolist(), page.num_rows]
     for start, end in zip(bounds, bounds[1:], strict=False):
         yield page.slice(start, end - start)

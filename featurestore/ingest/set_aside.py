@@ -1,4 +1,4 @@
-"""Rows that the gate refuses, as quarantine keeps them: what the source said, and why, where and by whom it was judged."""
+"""Rows that the gate refuses, as quarantine keeps them: what the source said, and why, where and by whom judged."""
 
 from __future__ import annotations
 

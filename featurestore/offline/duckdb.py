@@ -175,9 +175,9 @@ class DuckDBOfflineStore:
         schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
         with self._session(write=False) as connection:
             self._require(connection, join.view.ref)
-            with ExitStack() as registered:
+            with ExitStack() as stack:
                 for name, table in _relations(spine, served).items():
-                    registered.enter_context(registered(connection, name, table))
+                    stack.enter_context(registered(connection, name, table))
                 answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
         return answers.cast(schema)
 

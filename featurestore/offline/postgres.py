@@ -250,7 +250,7 @@ class PostgresOfflineStore:
         with self._connections.lent() as connection:
             self._require(connection, query.view)
             with sent_rows(connection, compile.latest(query, POSTGRES), schema) as rows:
-                yield pa.RecordBatchReader.frombatches(schema, batches(rows, schema, batch_rows))
+                yield pa.RecordBatchReader.from_batches(schema, batches(rows, schema, batch_rows))
 
     def pending(self, query: LatestRows) -> Pending:
         """What qualifies, in numbers; times in microseconds."""

@@ -61,4 +61,4 @@ def batches(rows: psycopg.Copy, schema: pa.Schema, batch_rows: int) -> Iterator[
 def queried(connection: Connection, query: str | sql.Composable, schema: pa.Schema) -> pa.Table:
     """The rows of a query; its columns are those of `schema`, by place."""
     with sent_rows(connection, query, schema) as rows:
-        return pa.Table.frombatches(batches(rows, schema, BATCH_ROWS), schema)
+        return pa.Table.from_batches(batches(rows, schema, BATCH_ROWS), schema)
