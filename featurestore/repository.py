@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.clock import Clock, parse_clock
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -159,6 +159,20 @@ class Repository:
             for view in views:
                 if self.needed_inbox.waiting(view.ref):
                     drain(self.needed_inbox, view, self.registry.schema_id(view.ref), self.offline, self.online)
+
+    def quarantined_view(self, name: str) -> FeatureView:
+        """The view whose quarantine is meant, what was pushed to it drained; InputError when `name` says no version
+        and there are several, for each has a quarantine of its own."""
+        self.finish_interrupted_apply()
+        versions = [ref for ref, view in self.registry.views().items() if view.name == name]
+        if len(versions) > 1:
+            raise InputError(
+                f"{name} has several versions, each with a quarantine of its own: name one of {', '.join(versions)}; "
+                "--into replays rows of one as rows of another"
+            )
+        view = self.registry.view(name)
+        self.drain([view])
+        return view
 
     @cached_property
     def online(self) -> OnlineStore:

@@ -33,6 +33,11 @@ def form_of(rows: pa.Table, *, text: bool) -> str:
     return json.dumps({"text": text, "types": types})
 
 
+def column_names(form: str) -> list[str]:
+    """The columns of rows of a form."""
+    return list(json.loads(form)["types"])
+
+
 def raw_texts(rows: pa.Table) -> list[str]:
     """Each row as a JSON object."""
     columns = [json_values(column.combine_chunks()) for column in rows.columns]

@@ -22,7 +22,7 @@ from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.gate import Gate, Sorted
 from featurestore.ingest.load import LoadCounts
-from featurestore.ingest.raw_rows import rows_of
+from featurestore.ingest.raw_rows import column_names, rows_of
 from featurestore.ingest.sequence import in_sequence
 from featurestore.ingest.source_batch import SourceBatch
 from featurestore.offline.base import ArrivedRows, OfflineStore
@@ -49,11 +49,30 @@ class Replayer:
 
     def replay(self, chosen: Chosen) -> Iterator[LoadCounts]:
         """Settle batch after batch of the chosen rows; InputError when rows of another version lack a column."""
+        if chosen.view != self.view.ref:
+            for part in self._parts(chosen):
+                self._need_columns(part)
+        for part in self._parts(chosen):
+            yield self._settle(part)
+
+    def _parts(self, chosen: Chosen) -> Iterator[pa.Table]:
         after = (-1, "")
         while (page := self.store.quarantine.rows(chosen, limit=self.batch_rows, after=after)).num_rows:
-            for part in _of_one_form(page):
-                yield self._settle(part)
+            yield from _of_one_form(page)
             after = (page.column("sequence")[-1].as_py(), page.column("id")[-1].as_py())
+
+    def _need_columns(self, kept: pa.Table) -> None:
+        """InputError when rows of another version of the view lack a column of this one."""
+        form = kept.column("raw_form")[0].as_py()
+        source = self.view.source
+        needed = [*self.view.join_keys, source.timestamp_field, *self.view.fields]
+        if source.created_timestamp_column is not None:
+            needed.append(source.created_timestamp_column)
+        if form and (lacking := [name for name in needed if name not in column_names(form)]):
+            raise InputError(
+                f"rows in the quarantine of {kept.column('view')[0]} lack {', '.join(map(repr, lacking))}, which "
+                f"{self.view.ref} has; they cannot become its rows: load its source instead"
+            )
 
     def _settle(self, kept: pa.Table) -> LoadCounts:
         form = kept.column("raw_form")[0].as_py()
@@ -62,7 +81,7 @@ class Replayer:
         rows, text = rows_of(kept.column("raw").to_pylist(), form)
         of = kept.column("view")[0].as_py()
         numbers = np.arange(rows.num_rows, dtype=np.int64)
-        batch = SourceBatch(rows=self._whole(rows, of), source=f"quarantine of {of}", row_numbers=numbers, text=text)
+        batch = SourceBatch(rows=self._whole(rows), source=f"quarantine of {of}", row_numbers=numbers, text=text)
         judged = self.gate.sort_out(batch, keep_refused=True)
         sequenced = in_sequence(self.view, judged.rows.append_column(ROW, pa.array(judged.places)))
         arrived = self._in_order(sequenced.rows, kept, of)
@@ -91,15 +110,11 @@ class Replayer:
             breaches=dict(Counter(f"{field}:{rule}" for field, rule in named)),
         )
 
-    def _whole(self, rows: pa.Table, of: str) -> pa.Table:
-        """The rows with the fields that the view has got since; of another version, each field must be there."""
-        absent = [field for field in self.view.schema if field.name not in rows.column_names]
-        if absent and of != self.view.ref:
-            raise InputError(
-                f"rows in the quarantine of {of} lack {', '.join(repr(field.name) for field in absent)}, which "
-                f"{self.view.ref} has; they cannot become rows of {self.view.ref}: load its source instead"
-            )
-        for field in absent:
+    def _whole(self, rows: pa.Table) -> pa.Table:
+        """The rows with the fields that the view has got since they were set aside: these hold their defaults."""
+        for field in self.view.schema:
+            if field.name in rows.column_names:
+                continue
             default = pa.scalar(field.default, arrow_type(field.dtype))
             rows = rows.append_column(field.name, pa.repeat(default, rows.num_rows))
         return rows
