@@ -13,7 +13,7 @@ from featurestore import FeatureStore
 from featurestore.cli.arguments import count
 from featurestore.cli.output import Progress, instant, print_json, properties, table
 from featurestore.cli.repository import Context
-from featurestore.errors import InputError, NotFoundError
+from featurestore.errors import InputError
 
 if TYPE_CHECKING:
     from materialization.job import RunOutcome
@@ -123,8 +123,8 @@ def _one(store: FeatureStore, args: argparse.Namespace) -> Any:
         kept = store.quarantine(ref, id=args.id, limit=1)
         if kept.num_rows:
             return kept
-    raise NotFoundError(
-        "quarantined row", args.id, [], "`featurestore quarantine show --view VIEW` lists the rows of a view"
+    raise InputError(
+        f"no quarantined row has the id {args.id!r}; `featurestore quarantine show --view VIEW` lists those of a view"
     )
 
 

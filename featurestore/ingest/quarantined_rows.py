@@ -32,7 +32,7 @@ def as_source_rows(kept: pa.Table) -> pa.Table:
     rows = pa.concat_tables([_as_texts(part, mixed) for part in parts], promote_options="default")
     rows = rows.sort_by(ROW).drop_columns([ROW])
     ours = kept.drop_columns(["raw", "raw_form"])
-    ours = ours.rename_columns([PREFIX + name for name in ours.column_names])
+    ours = ours.rename_columns([PREFIX + name.removeprefix("quarantined_") for name in ours.column_names])
     if clashing := sorted(set(ours.column_names) & set(rows.column_names)):
         raise InputError(
             f"the source has columns named {', '.join(clashing)}, as quarantine calls its own; rename them there"
