@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,3 +77,9 @@ class SourceBatch:
         """One value as JSON text."""
         (value,) = json_values(self.column(name).slice(place, 1))
         return json.dumps(value, allow_nan=False)
+
+    def values_text(self, names: Sequence[str], place: int) -> str:
+        """Values of one row as JSON text: one as it is, several as an object."""
+        if len(names) == 1:
+            return self.value_text(names[0], place)
+        return "{" + ", ".join(f"{json.dumps(name)}: {self.value_text(name, place)}" for name in names) + "}"
