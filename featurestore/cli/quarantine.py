@@ -66,7 +66,7 @@ def _flags(names: list[str]) -> str:
     return ", ".join("ID" if name == "id" else f"--{name}" for name in names)
 
 
-def _filters(args: argparse.Namespace) -> dict[str, str]:
+def _filters(args: argparse.Namespace) -> dict[str, Any]:
     return {"rule": args.rule or "", "run": args.run or ""}
 
 
@@ -96,8 +96,7 @@ def _show(store: FeatureStore, args: argparse.Namespace) -> Answer:
     from featurestore.ingest.quarantined_rows import documents
 
     if args.id is not None:
-        (found,) = documents(_one(store, args)) or [None]
-        assert found is not None
+        (found,) = documents(_one(store, args))
         raw = {name: json.dumps(value, ensure_ascii=False) for name, value in (found["raw"] or {}).items()}
         said = properties({name: value for name, value in found.items() if name not in ("raw", "types")})
         return found, f"{said}\n\n{properties(raw) or 'the row itself was not kept'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +10,37 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore import Field, Float64, Int64
+from featurestore import FeatureView, Field, Float64, Int64
+from tests.fix_cli import Done, Run
 from tests.fix_repository import NOON, SmallRepository, hours, weather
 
-
-def quarantine(repository: SmallRepository, *arguments: str, code: int = 0) -> str:
-    ended = repository.run_command("quarantine", *arguments)
-    assert ended.returncode == code, ended.stderr
-    return ended.stdout if code == 0 else ended.stderr
+Quarantine = Callable[..., Done]
 
 
-def told(repository: SmallRepository, *arguments: str) -> Any:
-    return json.loads(quarantine(repository, *arguments, "--json"))
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallRepository]:
+    """A repository with the view applied."""
+    small = SmallRepository(tmp_path_factory.mktemp("weather"))
+    small.apply(up_to(30, max_breach_share=0.5))
+    yield small
+    small.close()
 
 
-def up_to(le: float, **changes: Any) -> Any:
+@pytest.fixture
+def quarantine(repository: SmallRepository, inside: Run) -> Quarantine:
+    """`featurestore quarantine ARGUMENTS` there, at noon."""
+    return lambda *arguments: inside(repository.root, "quarantine", *arguments, FEATURESTORE_NOW=NOON.isoformat())
+
+
+def up_to(le: float, **changes: Any) -> FeatureView:
+    """The view, temperatures up to `le`."""
     schema = (Field(name="temp", dtype=Float64, le=le), Field(name="seen", dtype=Int64))
     return weather(schema=schema, on_violation="quarantine", **changes)
 
 
-def test_from_a_bad_batch_to_a_clean_history(repository: SmallRepository) -> None:
-    repository.apply(up_to(30, max_breach_share=0.5))
+def test_from_a_bad_batch_to_a_clean_history(
+    repository: SmallRepository, quarantine: Quarantine, inside: Run, tmp_path: Path
+) -> None:
     temps = [10.0, 40.0, 50.0, 60.0]
     repository.write("weather/a.parquet", [("A", NOON - hours(9 - n), temp, n) for n, temp in enumerate(temps)])
 
@@ -39,48 +49,41 @@ def test_from_a_bad_batch_to_a_clean_history(repository: SmallRepository) -> Non
     assert "3 of 4 rows (75.00%) break the contract" in ended.stderr
     assert "temp:le 3" in ended.stdout
 
-    counted = told(repository, "list", "--view", "weather")
-    assert counted["rows"] == 3
+    counted = quarantine("list", "--view", "weather", "--json").ok().json
     assert [(c["rule"], c["field"], c["rows"]) for c in counted["counts"]] == [("le", "temp", 3)]
     run = counted["counts"][0]["run"]
-    described = json.loads(repository.run_command("describe", "run", run, "--json").stdout)
+    described = inside(repository.root, "describe", "run", run, "--json").ok().json
     assert (described["state"], described["views"][0]["breaches"]) == ("failed", {"temp:le": 3})
 
-    shown = told(repository, "show", "--view", "weather", "--limit", "2", "--run", run)
+    shown = quarantine("show", "--view", "weather", "--limit", "2", "--run", run, "--json").ok().json
     assert shown["more"]
     assert [(row["raw"]["temp"], row["source"], row["source_row"]) for row in shown["rows"]] == [
         (40.0, "data/weather/a.parquet", 1),
         (50.0, "data/weather/a.parquet", 2),
     ]
-    one = quarantine(repository, "show", shown["rows"][0]["id"])
+    one = quarantine("show", shown["rows"][0]["id"]).ok().out
     assert "temp is above the greatest allowed 30.0" in one
     assert '"2024-03-01 04:00:00.000000Z"' in one
 
-    for suffix in ("parquet", "csv"):
-        assert "wrote 3 rows" in quarantine(
-            repository, "export", "--view", "weather", "--out", _out(repository, suffix)
-        )
-    exported = pq.ParquetFile(_out(repository, "parquet")).read()
+    for name in ("aside.parquet", "aside.csv"):
+        assert "wrote 3 rows" in quarantine("export", "--view", "weather", "--out", tmp_path / name).ok().out
+    exported = pq.ParquetFile(tmp_path / "aside.parquet").read()
     assert exported.column("temp").to_pylist() == temps[1:]
     assert exported.schema.field("at").type == "timestamp[us, tz=UTC]"
     assert exported.column("quarantine_rule").to_pylist() == ["le"] * 3
-    assert pa_csv.read_csv(_out(repository, "csv")).column("seen").to_pylist() == [1, 2, 3]
+    assert pa_csv.read_csv(tmp_path / "aside.csv").column("seen").to_pylist() == [1, 2, 3]
 
     repository.apply(up_to(50))
-    assert "2 into history (0 corrections), 0 duplicates, 1 stay in quarantine" in quarantine(
-        repository, "replay", "--view", "weather"
-    )
-    again = told(repository, "replay", "--view", "weather")["views"]["weather@1"]["loaded"]
+    replayed = quarantine("replay", "--view", "weather").ok().out
+    assert "2 into history (0 corrections), 0 duplicates, 1 stay in quarantine" in replayed
+    again = quarantine("replay", "--view", "weather", "--json").ok().json["views"]["weather@1"]["loaded"]
     assert (again["read"], again["added"], again["quarantined"]) == (1, 0, 1)
     repository.assert_verified()
 
-    assert "pass --yes" in quarantine(repository, "drop", "--view", "weather", code=2)
-    assert told(repository, "drop", "--view", "weather", "--yes") == {"dropped": 1}
-    assert quarantine(repository, "list") == "no row is quarantined\n"
-
-
-def _out(repository: SmallRepository, suffix: str) -> str:
-    return str(Path(repository.root) / f"aside.{suffix}")
+    refused = quarantine("drop", "--view", "weather")
+    assert (refused.code, "pass --yes" in refused.err) == (2, True)
+    assert quarantine("drop", "--view", "weather", "--yes", "--json").ok().json == {"dropped": 1}
+    assert quarantine("list").ok().out == "no row is quarantined\n"
 
 
 @pytest.mark.parametrize(
@@ -95,16 +98,6 @@ def _out(repository: SmallRepository, suffix: str) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_argument_is_refused_with_the_way_out(
-    arguments: list[str], says: str, inside_weather: SmallRepository
-) -> None:
-    assert says in quarantine(inside_weather, *arguments, code=2)
-
-
-@pytest.fixture(scope="module")
-def inside_weather(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A repository with the view applied, for commands that change nothing."""
-    small = SmallRepository(tmp_path_factory.mktemp("weather"))
-    small.apply(up_to(30))
-    yield small
-    small.close()
+def test_a_wrong_argument_is_refused_with_the_way_out(arguments: list[str], says: str, quarantine: Quarantine) -> None:
+    refused = quarantine(*arguments)
+    assert (refused.code, says in refused.err) == (2, True), refused.err

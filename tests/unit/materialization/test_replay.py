@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from featurestore.errors import InputError, TooManyBreaches
 from featurestore.failpoint import KILLED
 from featurestore.ingest import set_aside
 from featurestore.ingest.load import LoadCounts
+from featurestore.ingest.quarantined_rows import documents
 from featurestore.ingest.replay import UNREADABLE
 from featurestore.offline.quarantine import Chosen
 from materialization.job import Request, RunOutcome
@@ -76,8 +76,6 @@ def left(repository: SmallRepository, ref: str = REF) -> list[tuple[float, str, 
     """(temperature, rule, definition) of what is in quarantine, in the order of arrival."""
     with repository.opened() as opened:
         kept = FeatureStore.of(opened).quarantine(ref)
-    from featurestore.ingest.quarantined_rows import documents
-
     return [(row["raw"]["temp"], row["rule"], row["definition"]) for row in documents(kept)]
 
 
@@ -192,7 +190,7 @@ def test_rows_of_one_version_become_rows_of_another_only_when_it_is_named(embedd
     embedded.apply(warm(30))
     embedded.write("weather/a.parquet", [at(5, 40), at(4, 50)])
     embedded.done()
-    elsewhere = replace(weather().source, path="data/other")
+    elsewhere = weather("data/other").source
     second = warm(45, version=2, source=elsewhere)
     wider = warm(99, version=3, source=elsewhere, schema=(*FIELDS, Field(name="wind", dtype=Float64)))
     embedded.apply(warm(30), second, wider)
