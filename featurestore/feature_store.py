@@ -18,6 +18,8 @@ from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from featurestore.freshness import ViewFreshness
     from featurestore.ingest.push import PushResult
     from featurestore.offline.served import PublishLog
@@ -150,6 +152,55 @@ class FeatureStore:
         if request.publish:
             check_freshness(repository)
         return outcome
+
+    # ------------------------------------------------------------------ quarantine
+
+    def quarantine(
+        self, view: str, *, rule: str = "", run: str = "", id: str = "", limit: int | None = None
+    ) -> pa.Table:
+        """The quarantined rows of a view in the order of their arrival."""
+        from featurestore.offline.quarantine import Chosen
+
+        chosen = Chosen(view=self.repository.quarantined_view(view).ref, rule=rule, run=run, id=id)
+        return self.repository.offline.quarantine.rows(chosen, limit=limit)
+
+    def quarantine_counts(self, *, rule: str = "", run: str = "") -> pa.Table:
+        """How many rows are quarantined, by view, rule, field and run."""
+        from featurestore.offline.quarantine import Chosen
+
+        self.repository.finish_interrupted_apply()
+        self.repository.drain(self.repository.registry.views().values())
+        return self.repository.offline.quarantine.counts(Chosen(rule=rule, run=run))
+
+    def replay_quarantine(
+        self,
+        view: str,
+        *,
+        rule: str = "",
+        run: str = "",
+        into: str | None = None,
+        progress: Callable[[str, str, int], None] | None = None,
+    ) -> RunOutcome:
+        """Pass quarantined rows through the gate again and publish; `into`: another version of the view. See `run`."""
+        from featurestore.offline.quarantine import Chosen
+        from materialization.job import Request
+
+        kept = self.repository.quarantined_view(view)
+        target = kept if into is None else self.repository.registry.view(into)
+        if target.name != kept.name:
+            raise InputError(f"rows of {kept.ref} cannot become rows of {target.ref}: name a version of {kept.name}")
+        return self.run(
+            Request(replay=Chosen(view=kept.ref, rule=rule, run=run)), views=[target.ref], progress=progress
+        )
+
+    def drop_quarantine(self, view: str, *, rule: str = "", run: str = "") -> int:
+        """Remove quarantined rows for good; returns how many. StoreBusy while somebody writes the view."""
+        from featurestore.offline.quarantine import Chosen
+        from materialization.lease import held_lease
+
+        repository, ref = self.repository, self.repository.quarantined_view(view).ref
+        with held_lease(repository.state, ref, repository.settings.materialization.lease_s):
+            return repository.offline.quarantine.drop(Chosen(view=ref, rule=rule, run=run))
 
     # ------------------------------------------------------------------ push
 

@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "apply": Command("featurestore.cli.apply", "make the definitions effective", _REGISTRY),
     "list": Command("featurestore.cli.list_objects", "list what is applied, runs and applies", _REGISTRY),
     "describe": Command("featurestore.cli.describe", "show everything about one of them", _REGISTRY),
+    "contract": Command("featurestore.cli.contract", "print a view's contract for other tools", _REGISTRY),
     "teardown": Command("featurestore.cli.teardown", "remove everything applied, with its data", _REGISTRY),
     "materialize": Command("featurestore.cli.materialize", "load a span of event times, publish what is due", _DATA),
     "materialize-incremental": Command(
@@ -39,6 +40,9 @@ COMMANDS: dict[str, Command] = {
         "featurestore.cli.get_online_features", "look up the latest features of some entities", _DATA
     ),
     "push": Command("featurestore.cli.push", "push the rows of a file to a view, history and online", _DATA),
+    "quarantine": Command(
+        "featurestore.cli.quarantine", "show the rows that broke a contract, replay or drop them", _DATA
+    ),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
     "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
