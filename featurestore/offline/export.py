@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import InputError, StoreFull
 from featurestore.offline.training_set import TrainingSet
+
+#: Opens a file for tables of a schema.
+Opened = Callable[[Path, pa.Schema], AbstractContextManager[Callable[[pa.Table], None]]]
 
 MANIFEST_SUFFIX = ".manifest.json"
 CSV_FORMAT = {
@@ -40,12 +43,13 @@ CSV_FORMAT = {
 
 def write_training_set(training_set: TrainingSet, path: Path) -> Path:
     """Write to `path` and `path` + .manifest.json; InputError for an unknown suffix, StoreFull without space."""
-    write = _writer(path)
+    opened = _writer(path)
     if manifest_path(path).is_dir() or path.is_dir():
         raise InputError(f"{path} or its manifest is a folder; name another file")
     data, manifest = _part(path), _part(manifest_path(path))
     with _or_nothing(path, data, manifest):
-        write(training_set.table, data)
+        with opened(data, training_set.table.schema) as write:
+            write(training_set.table)
         spine = _spine_beside(training_set.manifest["spine"], path)
         written = {**training_set.manifest, "spine": spine, "file": _described(data, path.name)}
         _write_json(written, manifest)
@@ -59,23 +63,31 @@ def write_training_set(training_set: TrainingSet, path: Path) -> Path:
 
 def write_table(table: pa.Table, path: Path) -> Path:
     """Write a table as a training set is written, without a manifest; the same errors."""
-    write, data = _writer(path), _part(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name another file")
-    with _or_nothing(path, data):
-        write(table, data)
-        _flush(data)
-        data.replace(path)
+    with table_writer(path, table.schema) as write:
+        write(table)
     return path
 
 
-def _writer(path: Path) -> Callable[[pa.Table, Path], None]:
-    write = WRITERS.get(path.suffix)
-    if write is None:
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """What writes table after table of one schema; the file takes its place when all are written. The same errors."""
+    opened, data = _writer(path), _part(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name another file")
+    with _or_nothing(path, data):
+        with opened(data, schema) as write:
+            yield write
+        _flush(data)
+        data.replace(path)
+
+
+def _writer(path: Path) -> Opened:
+    opened = WRITERS.get(path.suffix)
+    if opened is None:
         raise InputError(f"{path} has no known suffix; write to one of {', '.join(f'*{suffix}' for suffix in WRITERS)}")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; make it first")
-    return write
+    return opened
 
 
 @contextmanager
@@ -134,18 +146,26 @@ def _write_json(document: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd")
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield writer.write_table
 
 
-def _write_arrow(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+@contextmanager
+def _arrow(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        yield writer.write_table
 
 
-def _write_csv(table: pa.Table, path: Path) -> None:
-    columns = {name: _csv_text(table.column(name)) for name in table.column_names}
-    pa_csv.write_csv(pa.table(columns), path)
+@contextmanager
+def _csv(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    with pa_csv.CSVWriter(path, _csv_texts(schema.empty_table()).schema) as writer:
+        yield lambda table: writer.write_table(_csv_texts(table))
+
+
+def _csv_texts(table: pa.Table) -> pa.Table:
+    return pa.table({name: _csv_text(table.column(name)) for name in table.column_names})
 
 
 def _csv_text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
@@ -183,8 +203,4 @@ def _as_text(value: Any) -> str:
             return str(value)
 
 
-WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
-    ".parquet": _write_parquet,
-    ".arrow": _write_arrow,
-    ".csv": _write_csv,
-}
+WRITERS: dict[str, Opened] = {".parquet": _parquet, ".arrow": _arrow, ".csv": _csv}

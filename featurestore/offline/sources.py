@@ -7,7 +7,7 @@ the same batches. Nothing is converted here; that is the gate's work.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,10 +96,60 @@ def read_table(path: Path, types: Mapping[str, DType] | None = None) -> pa.Table
                     return reader.read_all()
 
 
+def read_tables(path: Path, types: Mapping[str, DType], rows: int) -> Iterator[pa.Table]:
+    """The same in tables of `rows` rows, the last with what is left; one without rows where the file has none.
+
+    What Arrow infers of a CSV file is inferred from its first megabytes.
+    """
+    if not path.exists():
+        raise SourceError(f"there is no file {path}")
+    with _readable(str(path)):
+        tables = _typed_csv_tables(path, types) if _format(path) == "csv" else _tables(path, str(path), rows)
+        empty = True
+        for table in _of_size(tables, rows):
+            empty = False
+            yield table
+    if empty:
+        yield read_table(path, types)
+
+
+def _of_size(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows, cut otherwise."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += table.num_rows
+        while count >= rows:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, rows)
+            waiting, count = [joined.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(waiting)
+
+
 def _csv_table(path: Path, types: Mapping[str, DType]) -> pa.Table:
     """A CSV file; the columns in `types` are read as loads read them, SourceError naming what has no exact value."""
     as_text = _csv_convert(dict.fromkeys(types, pa.string()))
     table = pa_csv.read_csv(path, parse_options=_CSV_PARSE, convert_options=as_text)
+    return _typed(table, types, path, 0)
+
+
+def _typed_csv_tables(path: Path, types: Mapping[str, DType]) -> Iterator[pa.Table]:
+    first = 0
+    with pa_csv.open_csv(
+        path,
+        read_options=pa_csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+        parse_options=_CSV_PARSE,
+        convert_options=_csv_convert(dict.fromkeys(types, pa.string())),
+    ) as reader:
+        for batch in reader:
+            yield _typed(pa.Table.from_batches([batch]), types, path, first)
+            first += batch.num_rows
+
+
+def _typed(table: pa.Table, types: Mapping[str, DType], path: Path, first: int) -> pa.Table:
+    """Rows of a CSV file from number `first` on, the columns in `types` no longer as text."""
     for place, name in enumerate(table.column_names):
         if name in types:
             texts = table.column(name).combine_chunks()
@@ -107,7 +157,7 @@ def _csv_table(path: Path, types: Mapping[str, DType]) -> pa.Table:
             if converted.faults is not None:
                 row = int(np.argmax(converted.faults))
                 zone = "; a time needs its zone, as in 2013-12-01T05:00:00Z" if types[name] == Timestamp else ""
-                raise SourceError(f"{path}, column {name!r}, row {row}: {texts[row]} is no exact {types[name]}{zone}")
+                raise SourceError(f"{path}, column {name!r}, row {first + row}: {texts[row]} is no exact {types[name]}{zone}")
             table = table.set_column(place, name, converted.values)
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from featurestore.dtypes import DType, Timestamp
 from featurestore.errors import InputError, SourceError, suggest
 from featurestore.ingest.canonical import Reading, convert
 from featurestore.offline.frames import frame_to_table, is_frame
-from featurestore.offline.sources import read_table
+from featurestore.offline.sources import read_table, read_tables
 
 AS_OF_COLUMNS = ("as_of", EVENT)
 
@@ -81,6 +81,19 @@ def read_spine(source: object, join_keys: Mapping[str, DType], request: Mapping[
         keys={name: spine_column(table, name, dtype) for name, dtype in join_keys.items()},
         path=path,
     )
+
+
+def spine_tables(
+    source: object, join_keys: Mapping[str, DType], request: Mapping[str, DType], rows: int
+) -> Iterator[pa.Table]:
+    """What `read_spine` takes, in tables of `rows` rows; a file is never in memory whole. At least one table."""
+    types = {**join_keys, **request, **dict.fromkeys(AS_OF_COLUMNS, Timestamp)}
+    if isinstance(source, (str, Path)):
+        yield from read_tables(Path(source), types, rows)
+        return
+    table, _ = _table(source, types)
+    for start in range(0, max(table.num_rows, 1), rows):
+        yield table.slice(start, rows)
 
 
 def spine_as_of(keys: pa.Table, as_of_us: int) -> Spine:

@@ -115,7 +115,7 @@ class ModelRepository:
     async def _switch(self, model: ServedModel, files: ModelFiles, config: ModelConfig) -> None:
         model.failures = {number: failure for number, failure in model.failures.items() if number in files.versions}
         kept: dict[int, LoadedVersion] = {}
-        for number in _wanted(files, config):
+        for number in wanted(files, config):
             if len(kept) >= config.keep_versions:
                 break
             if version := await self._version(model, files.versions[number], config):
@@ -164,7 +164,7 @@ class ModelRepository:
         self._changed(model)
 
 
-def _wanted(files: ModelFiles, config: ModelConfig) -> Iterator[int]:
+def wanted(files: ModelFiles, config: ModelConfig) -> Iterator[int]:
     """The versions to answer with, the best first."""
     if config.version is not None:
         if config.version in files.versions:
