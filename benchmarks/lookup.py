@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import world
-from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, in_turn
+from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, steadily
 from benchmarks.world import Shape
 from featurestore import FeatureStore
 from featurestore.clock import to_us
@@ -67,7 +67,7 @@ def run(setting: Setting) -> Result:
                 sides = _sides(store, client, shape, batch)
                 _require_same(sides, store, shape, batch)
                 setting.show(f"{batch} x {size.features}, {size.calls} calls each way")
-                for name, times in in_turn(sides, size.calls, collect=False).items():
+                for name, times in steadily(sides, size.calls).items():
                     measured += _measured(f"{batch} x {size.features} {name}", times)
     return Result(name=NAME, sizes=asdict(size), measured=measured)
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import peer, world
-from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, in_turn
+from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, steadily
 from benchmarks.servers import RedisServer, free_port, redis_server
 from benchmarks.world import Shape
 from featurestore import FeatureStore
@@ -89,7 +89,7 @@ def run(setting: Setting) -> Result:
                     keys = _keys(shape, batch)
                     sides = {said: _ours(client, keys)} | ({"Feast": _theirs(feast, keys, shape)} if feast else {})
                     _require_same(sides, store, shape, keys)
-                    times = in_turn(sides, size.calls, collect=False)
+                    times = steadily(sides, size.calls)
                     measured += _latencies(f"{batch} x {size.features}", times, said, judged=not cache_mb)
         measured += _rates(setting, folder, shape, size, notes)
         version = server.version
