@@ -26,6 +26,7 @@ from benchmarks import (
     publish,
     selective,
     serving,
+    shedding,
     startup,
     verify,
 )
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         postgres,
         lookup,
         serving,
+        shedding,
     )
 }
 

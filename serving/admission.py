@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from featurestore.errors import ServingError
 
@@ -74,6 +77,15 @@ class Admission:
         self._mean_s += _NEWEST * (asyncio.get_running_loop().time() - entered - self._mean_s)
         self._pass_on()
 
+    @asynccontextmanager
+    async def inside(self) -> AsyncIterator[None]:
+        """Come in, and go at the end of the block."""
+        entered = await self.enter()
+        try:
+            yield
+        finally:
+            self.leave(entered)
+
     def _pass_on(self) -> None:
         while self._queue:
             turn = self._queue.popleft()
@@ -86,3 +98,42 @@ class Admission:
         """When those who are here will have gone, at the pace of late."""
         ahead = self.in_flight + len(self._queue)
         return max(1, round(1e3 * self._mean_s * ahead / self._in_flight_max))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rooms:
+    """The rooms of a server: no kind of request takes the place of another, whichever protocol it comes by."""
+
+    lookups: Admission
+    #: Lookups that are worked on in threads.
+    large: Admission
+    #: Descriptions and freshness.
+    questions: Admission
+    pushes: Admission
+    #: Lookups over REST, whose JSON costs many times as much.
+    rest: Admission
+
+    @staticmethod
+    def of(in_flight_max: int, threads: int, queue_max: int) -> Rooms:
+        """Rooms for `in_flight_max` lookups, and of everything that needs a thread for `threads`."""
+        lookups = Admission(in_flight_max, queue_max)
+        return Rooms(lookups=lookups, **{name: Admission(threads, queue_max) for name in _LABELS if name != "lookups"})
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, in all rooms."""
+        return sum(getattr(self, name).waiting for name in _LABELS)
+
+    @property
+    def shed(self) -> Mapping[str, int]:
+        """How many were turned away, by what they asked for."""
+        return {label: getattr(self, name).shed for name, label in _LABELS.items()}
+
+
+_LABELS = {
+    "lookups": "GetOnlineFeatures",
+    "large": "GetOnlineFeatures, large",
+    "questions": "DescribeService, GetFreshness",
+    "pushes": "Push",
+    "rest": "/get-online-features",
+}

@@ -25,7 +25,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from featurestore.settings_access import AuthSettings, TlsSettings
 from serving.access.door import Door
-from serving.admission import Admission
+from serving.admission import Rooms
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
@@ -123,7 +123,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
     telemetry = telemetry or Telemetry()
-    warn_if_exposed(options.host, options.auth, options.tls)
+    warn_if_exposed(options.host, options.auth, options.tls, "serving.host")
     door = Door(options.auth)
     await door.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -132,29 +132,25 @@ async def serving(
         engine.record = stack.enter_context(recording(options.served_log))
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
-        server.add_generic_rpc_handlers((_servicer(engine, threads, options, push, telemetry.metrics).handlers(),))
+        rooms = Rooms.of(options.in_flight_max, THREADS_MAX, options.queue_max)
+        _watch(telemetry.metrics, rooms, engine)
+        server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
 
 
-def _servicer(
-    engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions, push: PushDoor | None, metrics: Metrics
-) -> FeatureServing:
-    admission = Admission(options.in_flight_max, options.queue_max)
-    large, pushes = (Admission(THREADS_MAX, options.queue_max) for _ in range(2))
-    all_of = (("GetOnlineFeatures", admission), ("GetOnlineFeatures, large", large), ("Push", pushes))
-    metrics.watch(QUEUE_DEPTH, lambda: {(): sum(one.waiting for _, one in all_of)})
-    metrics.watch(SHED, lambda: {(name, "queue full"): one.shed for name, one in all_of})
-    metrics.watch(BREAKER, lambda: {(): 2 if engine.store_given_up else 0})
+def _watch(metrics: Metrics, rooms: Rooms, engine: Engine) -> None:
+    metrics.watch(QUEUE_DEPTH, lambda: {(): rooms.waiting})
+    metrics.watch(SHED, lambda: {(label, "queue full"): shed for label, shed in rooms.shed.items()})
+    metrics.watch(BREAKER, lambda: {(): engine.breaker_state})
     metrics.watch(CACHE_ROWS, lambda: _cache_rows(engine))
-    return FeatureServing(engine, threads, admission, large, push, pushes)
 
 
 def _cache_rows(engine: Engine) -> dict[Labels, float]:
@@ -166,7 +162,9 @@ def _cache_rows(engine: Engine) -> dict[Labels, float]:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door) -> AsyncIterator[None]:
+async def _gateway(
+    engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door, rooms: Rooms, push: PushDoor | None
+) -> AsyncIterator[None]:
     """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
     if options.rest is None:
         yield
@@ -176,11 +174,12 @@ async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, 
     except ModuleNotFoundError as error:
         raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
     host, port = options.rest
+    warn_if_exposed(host, options.auth, options.tls, "rest.host")
     shared = options.telemetry.metrics_folder is not None
     rest = RestOptions(
         host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared, tls=options.tls
     )
-    async with rest_serving(engine, telemetry, rest, door.authenticate) as address:
+    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push) as address:
         log.info("REST on %s", address)
         yield
 
