@@ -59,13 +59,15 @@ def run(setting: Setting) -> Result:
             calls.lookup(world.SERVICE, world.keys(shape, size.rows), None, None, "columns", False).message
         )
         setting.show(f"{size.rows} x {size.features}: a closed loop, {size.seconds:g} s")
+        used_s = running.cpu_s()
         steady = generate(Load(address=running.address, message=message, seconds=size.seconds), other_core)
+        busy = (running.cpu_s() - used_s) / steady.seconds
         _require_only(steady, "OK")
         rate = OVERLOAD * steady.per_s
         setting.show(f"an open loop of {rate:,.0f} calls/s, {size.seconds:g} s")
         over = generate(Load(address=running.address, message=message, seconds=size.seconds, rate=rate), other_core)
         _require_only(over, "OK", "RESOURCE_EXHAUSTED")
-    notes = [f"the generator was late by {over.late_p99_ms:.2f} ms at p99"]
+    notes = [f"the worker used {busy:.0%} of its core; the generator was late by {over.late_p99_ms:.2f} ms at p99"]
     if server_core is None:
         notes.append("server and generator share one core, which is no fair load")
     elif over.late_p99_ms > LATE_SHARE_MAX * over.p99_ms:

@@ -34,6 +34,11 @@ class Worker:
         found = {line.partition(":")[0]: line.split() for line in status.splitlines()}
         return int(found["VmRSS"][1]) * KIB, int(found["VmHWM"][1]) * KIB
 
+    def cpu_s(self) -> float:
+        """Processor time so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextmanager
 def worker(

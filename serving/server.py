@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Threads for large requests; more than a few only compete for the interpreter.
 THREADS_MAX = 4
+#: gRPC itself would hang up on who asks more often than every 5 minutes.
+PING_INTERVAL_MS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,8 @@ class ServeOptions:
     worker: bool = False
     limits: Limits = field(default_factory=Limits)
     #: Requests at work at a time, and how many may wait; the next is turned away.
-    in_flight_max: int = 32
-    queue_max: int = 64
+    in_flight_max: int = 16
+    queue_max: int = 16
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
     #: None: every row comes from the store.
@@ -239,6 +241,9 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.limits.message_bytes_max),
         ("grpc.max_send_message_length", options.limits.message_bytes_max),
+        # Clients ask now and then whether a silent server lives (ours each 20 s); more often is a fault of theirs.
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         # Two servers on one port are a mistake, unless they are workers.
         ("grpc.so_reuseport", int(options.worker)),
     ]
