@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from featurestore.errors import ServingError
 
-#: Between two lookups of a server; some 3 us each when nothing else is to do. With 12, three calls can arrive meanwhile.
+#: Between two lookups of a server; some 3 us each when nothing else is to do. Three calls can arrive in 12.
 ROUNDS = 12
 #: Weight of the newest request in the mean time that one takes.
 _NEWEST = 0.05
