@@ -47,10 +47,9 @@ def worker(
     """One worker over a repository, at a clock after its last row, with `FEATURESTORE_*` settings as named."""
     command = [sys.executable, "-m", module, "-C", str(folder), "--now", shape.end.isoformat(), "serve", "--port", "0"]
     began = time.monotonic()
-    with (
-        pinned(cores),
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(settings)) as process,
-    ):
+    with pinned(cores):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(settings))
+    with process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
