@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import uvloop
 
 from benchmarks.measure import SEED
 from benchmarks.worker import ROOT, pinned
@@ -146,8 +147,5 @@ async def _main(asked: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
-    run(_main(json.loads(sys.argv[1])))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main(json.loads(sys.argv[1])))

@@ -17,21 +17,21 @@ from serving.warm_up import NearCacheOptions, PreloadOptions
 from tests.fix_redis import RedisFarm
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import server, until
-from tests.unit.serving.world import CLOCK, World, weather
+from tests.unit.serving.world import CLOCK, HOUR_US, NOW_US, World, weather
 
 ORIGINS = [f"A{number:02}" for number in range(60)]
 
 
-def put(backend: Backend, wind: float) -> None:
+def put(backend: Backend, wind: float, event_us: int) -> None:
     rows = len(ORIGINS)
     columns = {"temp": [float(number) for number in range(rows)], "wind": [wind] * rows, "sky": ["rain"] * rows}
-    backend.world.put(weather, {"origin": ORIGINS}, columns)
+    backend.world.put(weather, {"origin": ORIGINS}, columns, event_us)
 
 
 def test_a_server_answers_from_all_nodes_of_a_cluster(tmp_path: Path, redis_farm: RedisFarm) -> None:
     store = RedisOnlineStore(f"test_{uuid.uuid4().hex}", redis_farm.address("cluster"))
     backend = Backend(tmp_path, World(store))
-    put(backend, 0.5)
+    put(backend, 0.5, NOW_US - HOUR_US)
     keys = encode_keys([pa.array(ORIGINS)], list(weather.join_keys.values()))
     assert len(set(bucket_of(keys).tolist())) > 30, "the keys lie all over the slots"
     engine = Engine(
@@ -51,7 +51,7 @@ def test_a_server_answers_from_all_nodes_of_a_cluster(tmp_path: Path, redis_farm
         assert set(statuses) == {Status.PRESENT}
         assert set(winds) == {0.5}
         assert asked("ZZZ")[0] == [Status.NOT_FOUND]
-        put(backend, 9.5)
+        put(backend, 9.5, NOW_US)
         until(lambda: set(asked(*ORIGINS)[1]) == {9.5})
     backend.registry.close()
     store.close()
