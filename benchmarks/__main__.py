@@ -16,16 +16,20 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import (
+    cold_start,
     flights,
     load,
     load_publish,
     lookup,
     machine,
+    many_views,
     point_in_time,
     postgres,
+    preload,
     publish,
     selective,
     serving,
+    shedding,
     startup,
     verify,
 )
@@ -46,6 +50,10 @@ BENCHMARKS: dict[str, ModuleType] = {
         postgres,
         lookup,
         serving,
+        cold_start,
+        preload,
+        shedding,
+        many_views,
     )
 }
 

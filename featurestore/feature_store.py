@@ -312,6 +312,7 @@ class FeatureStore:
                 view=view,
                 offline=repository.offline,
                 log=self._publish_log(ref),
+                near_cache_us=round(repository.settings.near_cache.bound_s * 1e6),
             )
             for ref, view in views.items()
         }

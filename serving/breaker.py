@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from enum import IntEnum
 
 import numpy as np
 
@@ -27,6 +28,14 @@ PAUSE_S, PAUSE_S_MAX = 0.1, 2.0
 _PROBE = (WantedTokens("probe@0", np.arange(0, BUCKETS, BUCKETS // 64, dtype=np.uint16)),)
 
 
+class BreakerState(IntEnum):
+    """Whether requests reach the store; in OPEN and HALF_OPEN they fail at once, in HALF_OPEN the store is asked."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
 class Breaker:
     """A reader that gives up on a store for a while; closes by itself when the store is back."""
 
@@ -35,11 +44,14 @@ class Breaker:
         self._failures = 0
         self._last: StoreUnreachable | StoreBusy | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._asking = False
 
     @property
-    def is_open(self) -> bool:
-        """Whether requests fail at once."""
-        return self._probing is not None
+    def state(self) -> BreakerState:
+        """How it stands."""
+        if self._probing is None:
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if self._asking else BreakerState.OPEN
 
     async def connect(self) -> None:
         """Connect the reader."""
@@ -74,8 +86,10 @@ class Breaker:
         while True:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
+            self._asking = True
             with contextlib.suppress(StoreUnreachable, StoreBusy):
                 await self._reader.fetch((), _PROBE)
                 break
+            self._asking = False
         log.warning("the store answers again")
-        self._failures, self._probing = 0, None
+        self._failures, self._probing, self._asking = 0, None, False

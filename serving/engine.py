@@ -24,7 +24,7 @@ from featurestore.online.base import OnlineStore
 from featurestore.online.reading import AsyncReader
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal
-from serving.breaker import Breaker
+from serving.breaker import Breaker, BreakerState
 from serving.cached_reader import CachedReader
 from serving.catalog import Catalog, RegistryReader
 from serving.freshness import answer_freshness
@@ -153,16 +153,18 @@ class Engine:
         """Connected to the store from this event loop, warm, each service's path tested; `lookup` works meanwhile."""
         async with contextlib.AsyncExitStack() as stack:
             self._breaker = Breaker(self._store.reader(timeout_s))
-            reader: AsyncReader = self._breaker
+            stack.push_async_callback(self._breaker.close)
+            self._reader = self._breaker
+            cached = None
             if self._near is not None:
-                reader = await self._cached(reader, self._near, stack)
-            stack.push_async_callback(reader.close)
-            await reader.connect()
-            if isinstance(reader, CachedReader):
-                await reader.confirm()
-            self._reader = reader
+                self._reader = cached = await self._cached(self._breaker, self._near, stack)
+            await self._reader.connect()
+            if cached is not None:
+                await cached.confirm()
             for _ in range(WARM_UP_REQUESTS):
                 await self._test_path()
+            if cached is not None:
+                cached.count_anew()  # the made-up requests are nobody's
             yield
 
     async def _cached(
@@ -173,7 +175,9 @@ class Engine:
         self._hot = stack.enter_context(hot_keys(self._preload.folder))
         await preload(self.cache, self._store, self.catalog.served_views, self._preload, self._hot)
         await stack.enter_async_context(counting(self._hot))
-        return CachedReader(reader, self.cache, near.unconfirmed_max_s)
+        cached = CachedReader(reader, self.cache, near.unconfirmed_max_s)
+        stack.push_async_callback(cached.stop)
+        return cached
 
     async def lookup(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
@@ -244,9 +248,9 @@ class Engine:
         return self._serving.served(choice).lookup.plan
 
     @property
-    def store_given_up(self) -> bool:
-        """Whether requests that need the store fail at once."""
-        return self._breaker is not None and self._breaker.is_open
+    def breaker_state(self) -> BreakerState:
+        """Whether requests reach the store."""
+        return BreakerState.CLOSED if self._breaker is None else self._breaker.state
 
     @property
     def catalog(self) -> Catalog:

@@ -26,7 +26,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from featurestore.settings_access import AuthSettings, TlsSettings
 from serving.access.door import Door
-from serving.admission import Admission
+from serving.admission import Rooms
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 #: Threads for large requests; more than a few only compete for the interpreter.
 THREADS_MAX = 4
+#: gRPC itself would hang up on who asks more often than every 5 minutes.
+PING_INTERVAL_MS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,8 @@ class ServeOptions:
     worker: bool = False
     limits: Limits = field(default_factory=Limits)
     #: Requests at work at a time, and how many may wait; the next is turned away.
-    in_flight_max: int = 32
-    queue_max: int = 64
+    in_flight_max: int = 16
+    queue_max: int = 16
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
     #: None: every row comes from the store.
@@ -127,7 +129,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
     telemetry = telemetry or Telemetry()
-    warn_if_exposed(options.host, options.auth, options.tls)
+    warn_if_exposed(options.host, options.auth, options.tls, "serving.host")
     door = Door(options.auth)
     await door.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -136,29 +138,25 @@ async def serving(
         engine.record = stack.enter_context(recording(options.served_log))
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
-        server.add_generic_rpc_handlers((_servicer(engine, threads, options, push, telemetry.metrics).handlers(),))
+        rooms = Rooms.of(options.in_flight_max, THREADS_MAX, options.queue_max)
+        _watch(telemetry.metrics, rooms, engine)
+        server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
 
 
-def _servicer(
-    engine: Engine, threads: ThreadPoolExecutor, options: ServeOptions, push: PushDoor | None, metrics: Metrics
-) -> FeatureServing:
-    admission = Admission(options.in_flight_max, options.queue_max)
-    large, pushes = (Admission(THREADS_MAX, options.queue_max) for _ in range(2))
-    all_of = (("GetOnlineFeatures", admission), ("GetOnlineFeatures, large", large), ("Push", pushes))
-    metrics.watch(QUEUE_DEPTH, lambda: {(): sum(one.waiting for _, one in all_of)})
-    metrics.watch(SHED, lambda: {(name, "queue full"): one.shed for name, one in all_of})
-    metrics.watch(BREAKER, lambda: {(): 2 if engine.store_given_up else 0})
+def _watch(metrics: Metrics, rooms: Rooms, engine: Engine) -> None:
+    metrics.watch(QUEUE_DEPTH, lambda: {(): rooms.waiting})
+    metrics.watch(SHED, lambda: {(label, "queue full"): shed for label, shed in rooms.shed.items()})
+    metrics.watch(BREAKER, lambda: {(): engine.breaker_state})
     metrics.watch(CACHE_ROWS, lambda: _cache_rows(engine))
-    return FeatureServing(engine, threads, admission, large, push, pushes)
 
 
 def _cache_rows(engine: Engine) -> dict[Labels, float]:
@@ -170,7 +168,9 @@ def _cache_rows(engine: Engine) -> dict[Labels, float]:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door) -> AsyncIterator[None]:
+async def _gateway(
+    engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door, rooms: Rooms, push: PushDoor | None
+) -> AsyncIterator[None]:
     """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
     if options.rest is None:
         yield
@@ -180,11 +180,12 @@ async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, 
     except ModuleNotFoundError as error:
         raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
     host, port = options.rest
+    warn_if_exposed(host, options.auth, options.tls, "rest.host")
     shared = options.telemetry.metrics_folder is not None
     rest = RestOptions(
         host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared, tls=options.tls
     )
-    async with rest_serving(engine, telemetry, rest, door.authenticate) as address:
+    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push) as address:
         log.info("REST on %s", address)
         yield
 
@@ -244,6 +245,9 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.limits.message_bytes_max),
         ("grpc.max_send_message_length", options.limits.message_bytes_max),
+        # Clients ask now and then whether a silent server lives (ours each 20 s); more often is a fault of theirs.
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         # Two servers on one port are a mistake, unless they are workers.
         ("grpc.so_reuseport", int(options.worker)),
     ]

@@ -14,7 +14,7 @@ import grpc.aio
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal, caller
-from serving.admission import Admission
+from serving.admission import Rooms
 from serving.engine import INLINE_BYTES_MAX, Engine
 from serving.push import PushDoor
 from serving.status_codes import Context
@@ -25,18 +25,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
 class FeatureServing:
     """The methods of featurestore.serving.v1.FeatureServing."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        threads: Executor,
-        admission: Admission,
-        large: Admission,
-        push: PushDoor | None,
-        pushes: Admission,
-    ) -> None:
-        self._engine, self._threads, self._push = engine, threads, push
-        # Large requests have room of their own, so that they never take all of it.
-        self._admission, self._large, self._pushes = admission, large, pushes
+    def __init__(self, engine: Engine, threads: Executor, rooms: Rooms, push: PushDoor | None) -> None:
+        self._engine, self._threads, self._rooms, self._push = engine, threads, rooms, push
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -53,7 +43,7 @@ class FeatureServing:
 
     async def get_online_features(self, message: bytes, context: Context) -> bytes:
         """GetOnlineFeatures."""
-        admission = self._large if len(message) > INLINE_BYTES_MAX else self._admission
+        admission = self._rooms.large if len(message) > INLINE_BYTES_MAX else self._rooms.lookups
         async with asyncio.timeout(_remaining_s(context)):
             entered = await admission.enter()
             try:
@@ -63,27 +53,23 @@ class FeatureServing:
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
-        async with asyncio.timeout(_remaining_s(context)):
-            return await self._in_thread(self._engine.describe, message)
+        return await self._question(self._engine.describe, message, context)
 
     async def get_freshness(self, message: bytes, context: Context) -> bytes:
         """GetFreshness."""
-        async with asyncio.timeout(_remaining_s(context)):
-            return await self._in_thread(self._engine.freshness, message)
+        return await self._question(self._engine.freshness, message, context)
 
     async def push(self, message: bytes, context: Context) -> bytes:
         """Push. It is finished even when the caller has given up: half of it may be durable by then."""
         assert self._push is not None
         async with asyncio.timeout(_remaining_s(context)):
-            entered = await self._pushes.enter()
-            try:
+            async with self._rooms.pushes.inside():
                 # Not the threads of lookups: a push waits for disks.
                 return await asyncio.to_thread(self._push.answer, message, caller())
-            finally:
-                self._pushes.leave(entered)
 
-    async def _in_thread(self, answer: Callable[[bytes, Principal], bytes], message: bytes) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
+    async def _question(self, answer: Callable[[bytes, Principal], bytes], message: bytes, context: Context) -> bytes:
+        async with asyncio.timeout(_remaining_s(context)), self._rooms.questions.inside():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
 
 
 def _remaining_s(context: Context) -> float | None:

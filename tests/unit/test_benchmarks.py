@@ -15,19 +15,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import (
+    cold_start,
     flights,
     load,
     load_publish,
     lookup,
     machine,
+    many_views,
     measure,
     peer,
     point_in_time,
     postgres,
+    preload,
     publish,
     selective,
     servers,
     serving,
+    shedding,
     startup,
     verify,
     world,
@@ -61,6 +65,25 @@ def test_startup_measures_import_and_help(setting: Setting) -> None:
     found = startup.run(setting)
 
     assert [one.required for one in found.measured] == [startup.IMPORT_S_MAX, startup.HELP_S_MAX]
+
+
+@pytest.mark.parametrize(
+    ("module", "demands"),
+    [
+        (shedding, [shedding.P99_MAX]),
+        (cold_start, [cold_start.P99_MAX]),
+        pytest.param(preload, [preload.READY_S_MAX], marks=pytest.mark.slow),
+        pytest.param(many_views, [], marks=pytest.mark.slow),
+    ],
+    ids=["shedding", "cold-start", "preload", "many-views"],
+)
+def test_a_worker_is_measured_against_what_is_asked_of_it(
+    setting: Setting, module: ModuleType, demands: list[float]
+) -> None:
+    found = module.run(setting)
+
+    assert len(found.measured) >= 4
+    assert [one.required for one in found.measured if one.required is not None] == demands
 
 
 @pytest.mark.parametrize(("module", "ratios"), [(point_in_time, 2), (selective, 4)], ids=["full", "selective"])
@@ -303,5 +326,9 @@ def test_the_guide_names_every_benchmark_and_every_demand() -> None:
         *(f"{times:g}x" for times in serving.AGAINST_FEAST.values()),
         f"{serving.AGAINST_CONSTANT:g} of",
         f"{serving.WITH_CACHE:g} with the near cache",
+        f"{cold_start.P99_MAX:g}x",
+        f"{preload.READY_S_MAX:g} s",
+        f"{shedding.OVERLOAD:g} times",
+        f"{shedding.P99_MAX:g}x",
     }
     assert {demand for demand in demands if demand not in guide} == set()
