@@ -17,14 +17,13 @@ from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.fingerprint import definition_fingerprint, service_signature
+from featurestore.labels import LABELS
 from featurestore.registry.validate_field import lower_bound, upper_bound
 from featurestore.source import SqlSource
 
 Impact = Literal["compatible", "signature", "breaking"]
 #: From harmless to harmful.
 IMPACTS: tuple[Impact, ...] = ("compatible", "signature", "breaking")
-
-_LABELS = ("description", "owner", "tags")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +129,7 @@ def _field_changes(before: Field, after: Field, *, always: bool) -> Iterator[Cha
             yield Change(what=what)
         else:
             yield Change(what=f"{what}, which rewrites rows from before the field", impact="breaking")
-    if any(getattr(before, label) != getattr(after, label) for label in ("description", "tags")):
-        yield Change(what=f"{name}: description or tags")
+    yield from _labels(before, after, f"{name}: ")
 
 
 def _rule_changes(before: Field, after: Field) -> Iterator[Change]:
@@ -201,10 +199,11 @@ def _source_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Cha
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield Change(what=f"source: {name} {old!r} -> {new!r}, which changes what time means", impact="breaking")
+    yield from _labels(before, after, "source: ")
     if type(before) is not type(after):
         yield Change(what=f"source becomes {'SQL' if isinstance(after, SqlSource) else 'a file'}")
         return
-    for name in ("path", "query", "inputs", "threads", "overlap", "lookback", "description"):
+    for name in ("path", "query", "inputs", "threads", "overlap", "lookback"):
         if getattr(before, name, None) != getattr(after, name, None):
             yield Change(what=f"source: {name}")
 
@@ -222,10 +221,10 @@ def _promise_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Ch
 # ------------------------------------------------------------------ words
 
 
-def _labels(applied: Any, declared: Any) -> Iterator[Change]:
-    for name in _LABELS:
+def _labels(applied: Any, declared: Any, prefix: str = "") -> Iterator[Change]:
+    for name in LABELS:
         if getattr(applied, name, None) != getattr(declared, name, None):
-            yield Change(what=name)
+            yield Change(what=f"{prefix}{name}")
 
 
 def _signature_words(applied: FeatureService, declared: FeatureService) -> str:

@@ -69,7 +69,7 @@ COMPATIBLE: dict[str, FeatureView] = {
     "field sky: pattern '[a-z]+' -> None": with_field(SKY, pattern=None),
     "field sky: max_length moves (9 -> 10)": with_field(SKY, max_length=10),
     "field sky: min_length is dropped (2 -> none)": with_field(SKY, min_length=None),
-    "field sky: description or tags": with_field(SKY, description="x"),
+    "field sky: description": with_field(SKY, description="x"),
     "source: path": with_source(path="other.csv"),
     "source becomes SQL": replace(
         WEATHER,
