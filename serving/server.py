@@ -31,6 +31,7 @@ from serving.door_interceptor import DoorInterceptor, server_credentials, warn_i
 from serving.engine import Engine
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, Labels, Metrics
 from serving.push import PushDoor
+from serving.readers_seen import NoteReaders, telling
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
@@ -69,6 +70,9 @@ class ServeOptions:
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
     drain_s: float = 30.0
+    #: Takes who was answered, every so often; None: nobody is noted.
+    note_readers: NoteReaders | None = None
+    note_readers_s: float = 60.0
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
@@ -137,7 +141,11 @@ async def serving(
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door):
+            async with (
+                telling(options.note_readers, options.note_readers_s) as engine.note_reader,
+                _following(engine, options.poll_s),
+                _gateway(engine, telemetry, options, door),
+            ):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "config": Command("featurestore.cli.config", "show the effective settings, secrets masked", _REPOSITORY),
     "plan": Command("featurestore.cli.plan", "show what apply would change, in classes", _REGISTRY),
     "apply": Command("featurestore.cli.apply", "make the definitions effective", _REGISTRY),
+    "registry": Command("featurestore.cli.registry", "export what is applied, to compare with in CI", _REGISTRY),
     "list": Command("featurestore.cli.list_objects", "list what is applied, runs and applies", _REGISTRY),
     "describe": Command("featurestore.cli.describe", "show everything about one of them", _REGISTRY),
     "teardown": Command("featurestore.cli.teardown", "remove everything applied, with its data", _REGISTRY),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from featurestore.dtypes import FLOATS
 from featurestore.entity import Entity
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
@@ -24,6 +25,8 @@ from featurestore.source import SqlSource
 Impact = Literal["compatible", "signature", "breaking"]
 #: From harmless to harmful.
 IMPACTS: tuple[Impact, ...] = ("compatible", "signature", "breaking")
+#: What is left of a change that means nothing, as `gt=0` in place of `ge=1` on an integer.
+REWORDED = "the same in other words"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,8 @@ def view_changes(applied: FeatureView, declared: FeatureView, schemas: Mapping[i
         if name in declared.fields:
             changes += _field_changes(before, declared.fields[name], always=name in first)
     changes += [*_source_changes(applied, declared), *_promise_changes(applied, declared)]
-    return changes + list(_labels(applied, declared))
+    changes += _labels(applied, declared)
+    return changes or [Change(what=REWORDED)]
 
 
 def service_changes(
@@ -73,11 +77,21 @@ def service_changes(
     changes = []
     if before != after:
         changes.append(Change(what=f"signature changes: {_signature_words(applied, declared)}", impact="signature"))
-    elif applied.request_fields != declared.request_fields:
-        changes.append(Change(what="contract of request fields changes"))
+    changes += _request_changes(applied, declared)
     if applied.on_stale != declared.on_stale:
         changes.append(Change(what=f"on_stale {applied.on_stale} -> {declared.on_stale}"))
-    return changes + list(_labels(applied, declared))
+    changes += _labels(applied, declared)
+    reworded = definition_fingerprint(applied) != definition_fingerprint(declared)
+    return changes or ([Change(what=REWORDED)] if reworded else [])
+
+
+def _request_changes(applied: FeatureService, declared: FeatureService) -> Iterator[Change]:
+    """Rules that callers keep; names, types and order of request fields are part of the signature."""
+    after = {field.name: field for field in declared.request_fields}
+    for before in applied.request_fields:
+        if before.name in after and after[before.name].dtype == before.dtype:
+            for change in _field_changes(before, after[before.name], always=True):
+                yield Change(what=f"request {change.what}", impact=change.impact)
 
 
 # ------------------------------------------------------------------ keys and columns of a view
@@ -136,7 +150,7 @@ def _rule_changes(before: Field, after: Field) -> Iterator[Change]:
     yield from _limit_change("lower bound", lower_bound(before), lower_bound(after), _lower_is_narrower)
     yield from _limit_change("upper bound", upper_bound(before), upper_bound(after), _upper_is_narrower)
     nan_before, nan_after = (not field.bounded or field.allow_nan for field in (before, after))
-    if nan_before != nan_after:
+    if nan_before != nan_after and before.dtype in FLOATS:
         yield _judged("NaN is allowed" if nan_after else "NaN is refused", narrower=not nan_after)
     yield from _allowed_change(before, after)
     if before.pattern != after.pattern:
@@ -229,23 +243,32 @@ def _labels(applied: Any, declared: Any, prefix: str = "") -> Iterator[Change]:
 
 def _signature_words(applied: FeatureService, declared: FeatureService) -> str:
     """The chosen columns tell most; ttl, types and allowed values come with the view version."""
-    before, after = [_column_words(service) for service in (applied, declared)]
+    before, after = [_columns(service) for service in (applied, declared)]
     gone = [column for column in before if column not in after]
     fresh = [column for column in after if column not in before]
     words = [f"{_some(gone)} gone"] if gone else []
     words += [f"{_some(fresh)} new"] if fresh else []
-    if not words:
-        words = ["columns stand in another order"] if before != after else ["a column's type, values or fill"]
-    return ", ".join(words)
+    if not words and list(before) != list(after):
+        words = ["columns stand in another order"]
+    for column, fill in before.items():
+        if column in after and repr(fill) != repr(after[column]):
+            words.append(f"fill of {column} {_fill(fill)} -> {_fill(after[column])}")
+    return ", ".join(words) or "a column's type or allowed values"
 
 
-def _column_words(service: FeatureService) -> list[str]:
-    columns = [
-        f"{chosen.view}@{chosen.version}:{selected.field}" + (f" as {selected.alias}" if selected.alias else "")
+def _columns(service: FeatureService) -> dict[str, float | None]:
+    """The columns in words, and what fills each."""
+    columns = {
+        f"{chosen.view}@{chosen.version}:{selected.field}"
+        + (f" as {selected.alias}" if selected.alias else ""): selected.fill
         for chosen in service.selections
         for selected in chosen.fields
-    ]
-    return columns + [f"request:{field.name}" for field in service.request_fields]
+    }
+    return columns | {f"request:{field.name}": None for field in service.request_fields}
+
+
+def _fill(fill: float | None) -> str:
+    return "NaN" if fill is None else str(fill)
 
 
 def _keys(keys: Mapping[str, Any]) -> str:

@@ -33,13 +33,24 @@ def test_plan_changes_nothing(run, repository: Path) -> None:
     assert not (repository / "data" / "offline.duckdb").exists()
 
 
-def test_plan_check_tells_by_its_exit_code_whether_anything_would_change(run, repository: Path, declare) -> None:
-    assert run("-C", repository, "plan", "--check").code == 1
+def test_plan_unapplied_tells_by_its_exit_code_whether_anything_would_change(run, repository: Path, declare) -> None:
+    assert run("-C", repository, "plan", "--unapplied").code == 1
     run("-C", repository, "apply")
-    assert run("-C", repository, "plan", "--check").code == 0
+    assert run("-C", repository, "plan", "--unapplied").code == 0
     declare("hours=3", "hours=4")
     assert run("-C", repository, "plan").code == 0
-    assert run("-C", repository, "plan", "--check").code == 1
+    assert run("-C", repository, "plan", "--unapplied").code == 1
+
+
+def test_plan_check_fails_on_what_apply_would_refuse_and_on_nothing_else(run, repository: Path, declare) -> None:
+    assert run("-C", repository, "plan", "--check").code == 0
+    run("-C", repository, "apply")
+    declare("schema=[", 'schema=[Field(name="wind", dtype=Int32), ')
+    assert run("-C", repository, "plan", "--check").code == 0
+    declare("hours=3", "hours=4")
+    done = run("-C", repository, "plan", "--check")
+    assert done.code == 1
+    assert "declare the change as version=2 beside it" in done.out
 
 
 def test_plan_names_the_class_of_each_change_and_the_way_out_of_breaking_ones(run, repository: Path, declare) -> None:

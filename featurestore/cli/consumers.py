@@ -1,0 +1,64 @@
+"""Who would notice if an object went, for `describe`: applied services, and readers that were seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from featurestore.cli.output import instant
+from featurestore.cli.repository import Repository
+from featurestore.feature_service import FeatureService
+from featurestore.registry.readers import Reader, list_readers
+
+Row = dict[str, Any]
+
+
+def consumers_of_views(repository: Repository, refs: Collection[str]) -> list[Row]:
+    """Everybody who reads one of these views: applied services first, then readers, the latest first."""
+    services = [
+        service
+        for service in repository.registry.services().values()
+        if any(f"{chosen.view}@{chosen.version}" in refs for chosen in service.selections)
+    ]
+    return _rows(repository, services, [seen for seen in _seen(repository) if not set(seen.views).isdisjoint(refs)])
+
+
+def consumers_of_service(repository: Repository, name: str) -> list[Row]:
+    """Everybody who was seen reading by this service."""
+    return _rows(repository, [], [seen for seen in _seen(repository) if seen.service == name])
+
+
+def _seen(repository: Repository) -> list[Reader]:
+    return list_readers(repository.state)
+
+
+def _rows(repository: Repository, services: list[FeatureService], seen: list[Reader]) -> list[Row]:
+    served = {reader.name: reader.seen_at_us for reader in seen if reader.kind == "service"}
+    rows = [
+        {
+            "kind": "feature service",
+            "name": service.name,
+            "owner": service.owner or None,
+            "tier": service.tier or None,
+            "seen_at": instant(served.get(service.name)),
+        }
+        for service in services
+    ]
+    applied = {service.name for service in services}
+    rows += [
+        {
+            "kind": _KINDS.get(reader.kind, reader.kind),
+            "name": reader.name,
+            "service": reader.service or None,
+            "signature": reader.signature or None,
+            "path": reader.path or None,
+            "digest": reader.digest or None,
+            "seen_at": instant(reader.seen_at_us),
+        }
+        for reader in seen
+        if reader.kind != "service" or reader.name not in applied
+    ]
+    return rows
+
+
+_KINDS = {"service": "serving", "features": "requests for features"}
