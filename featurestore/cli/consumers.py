@@ -40,7 +40,7 @@ def _rows(repository: Repository, services: list[FeatureService], seen: list[Rea
             "name": service.name,
             "owner": service.owner or None,
             "tier": service.tier or None,
-            "seen_at": instant(served.get(service.name)),
+            "seen_at": _second(served.get(service.name)),
         }
         for service in services
     ]
@@ -53,12 +53,16 @@ def _rows(repository: Repository, services: list[FeatureService], seen: list[Rea
             "signature": reader.signature or None,
             "path": reader.path or None,
             "digest": reader.digest or None,
-            "seen_at": instant(reader.seen_at_us),
+            "seen_at": _second(reader.seen_at_us),
         }
         for reader in seen
         if reader.kind != "service" or reader.name not in applied
     ]
     return rows
+
+
+def _second(us: int | None) -> str | None:
+    return instant(None if us is None else us - us % 1_000_000)
 
 
 _KINDS = {"service": "serving", "features": "requests for features"}

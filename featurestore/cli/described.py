@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +16,7 @@ _LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _COLUMNS = ("name", "dtype", "description")
 #: Lists of fields, which are shown with their contract in words.
 _FIELDS = ("schema", "request_fields")
+_DIGEST, _DIGEST_SHOWN = re.compile("[0-9a-f]{64}"), 12
 
 
 def described(document: Document) -> str:
@@ -22,13 +25,15 @@ def described(document: Document) -> str:
     sections: list[str] = []
     for name, value in document.items():
         title = name.replace("_", " ")
-        if value and _is_rows(value):
+        if name == "join_keys":
+            plain[name] = [f"{key['name']} {key['dtype']}" for key in value]
+        elif value and _is_rows(value):
             sections += ["", f"{title}:", _table([field_row(row) for row in value] if name in _FIELDS else value)]
         elif value and isinstance(value, dict) and name not in ("tags", "links"):
-            sections += ["", f"{title}:", _indented(properties(_said(value)))]
+            sections += ["", f"{title}:", _indented(_lines(value))]
         else:
             plain[name] = value
-    return "\n".join([properties(_said(plain)), *sections])
+    return "\n".join([_lines(plain), *sections])
 
 
 def field_row(document: Document) -> Document:
@@ -49,21 +54,42 @@ def field_row(document: Document) -> Document:
     }
 
 
-def _said(values: Document) -> Document:
-    """Durations in units, lists and documents on a line."""
-    return {
-        name.removesuffix("_us").replace("_", " "): duration(timedelta(microseconds=value))
-        if name.endswith("_us")
-        else _flat(value)
-        for name, value in values.items()
-    }
+def _lines(values: Document) -> str:
+    return properties({_title(name): _shown(name, value) for name, value in values.items()})
 
 
 def _table(rows: list[Document]) -> str:
-    headers = list(dict.fromkeys(key for row in rows for key in row if any(row.get(key) is not None for row in rows)))
-    return table(
-        [name.replace("_", " ") for name in headers], [[_flat(row.get(key)) for key in headers] for row in rows]
-    )
+    """Columns that say nothing are left out, and so are all but the first characters of digests."""
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
+    cells = [[_shortened(_shown(name, row.get(name))) for name in names] for row in rows]
+    return table([_title(name) for name in names], cells)
+
+
+def _title(name: str) -> str:
+    for unit in _UNITS:
+        name = name.removesuffix(unit)
+    return name.replace("_", " ")
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Durations in units, lists and documents on a line."""
+    if value is None:
+        return None
+    for unit, show in _UNITS.items():
+        if name.endswith(unit):
+            return show(value)
+    return _flat(value)
+
+
+#: Endings of names that tell a unit, and how people see such values.
+_UNITS: dict[str, Callable[[float], str | None]] = {
+    "_us": lambda us: duration(timedelta(microseconds=us)),
+    "_s": lambda s: str(timedelta(seconds=round(s))),
+}
+
+
+def _shortened(value: Any) -> Any:
+    return value[:_DIGEST_SHOWN] if isinstance(value, str) and _DIGEST.fullmatch(value) else value
 
 
 def _indented(text: str) -> str:

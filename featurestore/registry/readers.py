@@ -45,13 +45,7 @@ class Reader:
         by = f" of service {self.service}" if self.service and self.kind in ("training set", "model") else ""
         name = self.name[:12] if self.kind == "training set" else self.name
         kind = {"service": "serving of", "features": "requests for features of"}.get(self.kind, self.kind)
-        return f"{kind} {name}{by}, last seen {iso_text(self.seen_at_us)}"
-
-    def document(self) -> dict[str, Any]:
-        """As JSON; what says nothing is left out."""
-        facts = {name: getattr(self, name) for name in ("service", "signature", "path", "digest")}
-        document: dict[str, Any] = {"kind": self.kind, "name": self.name, "seen_at": iso_text(self.seen_at_us)}
-        return document | {name: value for name, value in facts.items() if value} | {"views": list(self.views)}
+        return f"{kind} {name}{by}, last seen {iso_text(self.seen_at_us - self.seen_at_us % 1_000_000)}"
 
 
 def record_reader(
