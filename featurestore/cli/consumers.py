@@ -14,27 +14,34 @@ Row = dict[str, Any]
 
 
 def consumers_of_views(repository: Repository, refs: Collection[str]) -> list[Row]:
-    """Everybody who reads one of these views: applied services first, then readers, the latest first."""
+    """Everybody who reads one of these views: applied services, views that refer to it, readers, the latest first."""
     services = [
         service
         for service in repository.registry.services().values()
         if any(f"{chosen.view}@{chosen.version}" in refs for chosen in service.selections)
     ]
-    return _rows(repository, services, [seen for seen in _seen(repository) if not set(seen.views).isdisjoint(refs)])
+    referring = [
+        {"kind": "reference of view", "name": ref, "owner": view.owner or None, "tier": view.tier or None}
+        for ref, view in repository.registry.views().items()
+        if any(rule.view in refs for rule in view.references)
+    ]
+    seen = [reader for reader in _seen(repository) if not set(reader.views).isdisjoint(refs)]
+    return [*_services(services, seen), *referring, *_readers(services, seen)]
 
 
 def consumers_of_service(repository: Repository, name: str) -> list[Row]:
     """Everybody who was seen reading by this service."""
-    return _rows(repository, [], [seen for seen in _seen(repository) if seen.service == name])
+    return _readers([], [seen for seen in _seen(repository) if seen.service == name])
 
 
 def _seen(repository: Repository) -> list[Reader]:
     return list_readers(repository.state)
 
 
-def _rows(repository: Repository, services: list[FeatureService], seen: list[Reader]) -> list[Row]:
+def _services(services: list[FeatureService], seen: list[Reader]) -> list[Row]:
+    """Applied services, and when each was last served."""
     served = {reader.name: reader.seen_at_us for reader in seen if reader.kind == "service"}
-    rows = [
+    return [
         {
             "kind": "feature service",
             "name": service.name,
@@ -44,8 +51,12 @@ def _rows(repository: Repository, services: list[FeatureService], seen: list[Rea
         }
         for service in services
     ]
-    applied = {service.name for service in services}
-    rows += [
+
+
+def _readers(services: list[FeatureService], seen: list[Reader]) -> list[Row]:
+    """Readers that are not told as one of the services."""
+    told = {service.name for service in services}
+    return [
         {
             "kind": _KINDS.get(reader.kind, reader.kind),
             "name": reader.name,
@@ -56,9 +67,8 @@ def _rows(repository: Repository, services: list[FeatureService], seen: list[Rea
             "seen_at": _second(reader.seen_at_us),
         }
         for reader in seen
-        if reader.kind != "service" or reader.name not in applied
+        if reader.kind != "service" or reader.name not in told
     ]
-    return rows
 
 
 def _second(us: int | None) -> str | None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from featurestore import (
+    Condition,
     Entity,
     FeatureService,
     FeatureView,
@@ -19,8 +20,10 @@ from featurestore import (
     Float64,
     Int32,
     Int64,
+    Reference,
     SqlSource,
     String,
+    Volume,
 )
 from featurestore.feature_view import SelectedField, ViewSelection
 from featurestore.registry.definitions import Definitions
@@ -35,6 +38,12 @@ WIND = Field(name="wind", dtype=Float64, ge=0.0)
 #: No service reads it.
 CODE = Field(name="code", dtype=String, allowed_values=["a", "b"])
 SKY = Field(name="sky", dtype=String, allowed_values=["clear", "cloudy"], min_length=2, max_length=9, pattern="[a-z]+")
+WARM = Condition(name="warm", sql="temp > wind")
+PLACES = FeatureView(
+    name="places", entities=[AIRPORT], schema=[Field(name="height", dtype=Int32)], source=SQL, unique=True
+)
+KNOWN = Reference(view=PLACES)
+DAILY = Volume(per=timedelta(days=1), at_least=20, at_most=30)
 WEATHER = FeatureView(
     name="weather",
     entities=[AIRPORT],
@@ -42,6 +51,12 @@ WEATHER = FeatureView(
     source=FILE,
     ttl=timedelta(hours=3),
     freshness=timedelta(hours=1),
+    conditions=[WARM],
+    references=[KNOWN],
+    future_tolerance=timedelta(hours=1),
+    volume=DAILY,
+    largest_gap=timedelta(hours=2),
+    max_breach_share=0.1,
 )
 #: Reads by SQL, and its field `late` is younger than its first rows.
 DELAYS = FeatureView(
@@ -56,12 +71,13 @@ MODEL = FeatureService(
 #: What is applied before each change; rows of `delays` were first written without `late`.
 APPLIED = Definitions(
     entities={AIRPORT.name: AIRPORT},
-    views={view.ref: view for view in (WEATHER, DELAYS)},
+    views={view.ref: view for view in (WEATHER, DELAYS, PLACES)},
     services={MODEL.name: MODEL},
 )
 ROW_SCHEMAS: Mapping[str, Mapping[int, tuple[Field, ...]]] = {
     WEATHER.ref: {1: tuple(WEATHER.schema)},
     DELAYS.ref: {1: (COUNT,), 2: tuple(DELAYS.schema)},
+    PLACES.ref: {1: tuple(PLACES.schema)},
 }
 
 LABELS = {"description": "x", "owner": "x", "tier": "critical", "tags": {"a": "b"}, "links": {"wiki": "https://a"}}
@@ -95,7 +111,7 @@ def _with(*definitions: Entity | FeatureView | FeatureService) -> Definitions:
 
 def _entity(**changes: Any) -> Definitions:
     entity = replace(AIRPORT, **changes)
-    return _with(entity, *(replace(view, entities=[entity]) for view in (WEATHER, DELAYS)))
+    return _with(entity, *(replace(view, entities=[entity]) for view in (WEATHER, DELAYS, PLACES)))
 
 
 def _view(**changes: Any) -> Definitions:
@@ -104,6 +120,14 @@ def _view(**changes: Any) -> Definitions:
 
 def _field(old: Field, **changes: Any) -> Definitions:
     return _view(schema=[replace(field, **changes) if field is old else field for field in WEATHER.schema])
+
+
+def _condition(**changes: Any) -> Definitions:
+    return _view(conditions=[replace(WARM, **changes)])
+
+
+def _reference(**changes: Any) -> Definitions:
+    return _view(references=[replace(KNOWN, **changes)])
 
 
 def _file(**changes: Any) -> Definitions:
@@ -149,7 +173,7 @@ def _next_version() -> Definitions:
 
 def _renamed_entity() -> Definitions:
     station = replace(AIRPORT, name="station")
-    return _with(station, *(replace(view, entities=[station]) for view in (WEATHER, DELAYS)))
+    return _with(station, *(replace(view, entities=[station]) for view in (WEATHER, DELAYS, PLACES)))
 
 
 def _renamed_service() -> Definitions:
@@ -166,6 +190,8 @@ _NARROW = "rows that history holds may break it"
 _WIDE = "every row that was good stays good"
 _ANEW = "models and clients bind to names, order, types and fills"
 _TIME = "the same source rows would get other times"
+_FATE = "decides what becomes of rows to come"
+_WHOLE = "judges history as a whole, refuses no row"
 _ARRIVE = "history stays; rows arrive from then on as it says"
 
 _ENTITY: list[Row] = [
@@ -246,7 +272,24 @@ _VIEW: list[Row] = [
         "a promise about publishing, not about values",
         lambda: _view(freshness=timedelta(hours=9)),
     ),
-    ("on_violation", "any change", COMPATIBLE, "decides on rows to come", lambda: _view(on_violation="warn")),
+    ("on_violation", "any change", COMPATIBLE, _FATE, lambda: _view(on_violation="warn")),
+    ("conditions", "one is dropped", COMPATIBLE, _WIDE, lambda: _view(conditions=[])),
+    ("conditions", "one is added", BREAKING, _NARROW, lambda: _view(conditions=[WARM, replace(WARM, name="other")])),
+    ("references", "one is dropped", COMPATIBLE, _WIDE, lambda: _view(references=[])),
+    ("references", "one is added", BREAKING, _NARROW, lambda: _with(replace(DELAYS, references=[KNOWN]))),
+    ("unique", "true becomes false", COMPATIBLE, _WIDE, lambda: _with(replace(PLACES, unique=False))),
+    ("unique", "false becomes true", BREAKING, _NARROW, lambda: _view(unique=True)),
+    ("future_tolerance", "longer, or dropped", COMPATIBLE, _WIDE, lambda: _view(future_tolerance=None)),
+    ("future_tolerance", "shorter, or added", BREAKING, _NARROW, lambda: _view(future_tolerance=timedelta(0))),
+    ("volume", "added or dropped", COMPATIBLE, _WHOLE, lambda: _view(volume=None)),
+    ("largest_gap", "any change", COMPATIBLE, _WHOLE, lambda: _view(largest_gap=timedelta(hours=1))),
+    (
+        "max_breach_share",
+        "any change",
+        COMPATIBLE,
+        "when a run stops; no row is judged by it",
+        lambda: _view(max_breach_share=0.0),
+    ),
 ]
 _FIELD: list[Row] = [
     (
@@ -320,6 +363,7 @@ _FIELD: list[Row] = [
     ("min_length", "greater, or added", BREAKING, _NARROW, lambda: _field(SKY, min_length=3)),
     ("max_length", "greater, or dropped", COMPATIBLE, _WIDE, lambda: _field(SKY, max_length=None)),
     ("max_length", "smaller, or added", BREAKING, _NARROW, lambda: _field(SKY, max_length=8)),
+    ("on_violation", "any change", COMPATIBLE, _FATE, lambda: _field(COUNT, on_violation="warn")),
     (
         "default",
         "any change, where every row has the field",
@@ -334,6 +378,33 @@ _FIELD: list[Row] = [
         "what those rows answer would change",
         lambda: _with(replace(DELAYS, schema=[COUNT, replace(DELAYS.schema[1], default=9)])),
     ),
+]
+_CONDITION: list[Row] = [
+    (
+        "name",
+        "another name",
+        BREAKING,
+        "rules are told apart by name: one is dropped, one added",
+        lambda: _condition(name="hot"),
+    ),
+    (
+        "sql",
+        "any change",
+        BREAKING,
+        "whether one admits all that another does is not decided",
+        lambda: _condition(sql="true"),
+    ),
+    ("on_violation", "any change", COMPATIBLE, _FATE, lambda: _condition(on_violation="warn")),
+]
+_REFERENCE: list[Row] = [
+    ("view", "another view, or version", BREAKING, _NARROW, lambda: _reference(view=DELAYS)),
+    ("columns", "any change", BREAKING, _NARROW, lambda: _reference(columns={"airport": "sky"})),
+    ("on_violation", "any change", COMPATIBLE, _FATE, lambda: _reference(on_violation="warn")),
+]
+_VOLUME: list[Row] = [
+    ("per", "any change", COMPATIBLE, _WHOLE, lambda: _view(volume=replace(DAILY, per=timedelta(days=7)))),
+    ("at_least", "any change", COMPATIBLE, _WHOLE, lambda: _view(volume=replace(DAILY, at_least=1))),
+    ("at_most", "any change", COMPATIBLE, _WHOLE, lambda: _view(volume=replace(DAILY, at_most=99))),
 ]
 _TIMES: list[tuple[str, Any]] = [
     ("timestamp_field", "u"),
@@ -449,6 +520,9 @@ def cases() -> list[Case]:
         *_cases(Entity, _ENTITY, _entity),
         *_cases(FeatureView, _VIEW, _view),
         *_cases(Field, _FIELD, lambda **changes: _field(COUNT, **changes)),
+        *_cases(Condition, _CONDITION, _condition),
+        *_cases(Reference, _REFERENCE, _reference),
+        *_cases(Volume, _VOLUME),
         *_cases(FileSource, _FILE, _file),
         *_cases(SqlSource, _SQL, _sql),
         *_cases(FeatureService, _SERVICE, _service),

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from featurestore import Entity, FeatureService, FeatureView, Field, FileSource, SqlSource
+from featurestore import (
+    Condition,
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    Reference,
+    SqlSource,
+    Volume,
+)
 from featurestore.feature_view import SelectedField, ViewSelection
 from featurestore.fingerprint import service_signature
 from featurestore.registry.diff import REWORDED, worst
@@ -20,7 +30,19 @@ from tests.unit.registry.evolution_cases import APPLIED, ROW_SCHEMAS, Case, case
 
 PAGE = Path(__file__).parents[3] / "docs" / "evolution.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
-KINDS = (Entity, FeatureView, Field, FileSource, SqlSource, FeatureService, ViewSelection, SelectedField)
+KINDS = (
+    Entity,
+    FeatureView,
+    Field,
+    Condition,
+    Reference,
+    Volume,
+    FileSource,
+    SqlSource,
+    FeatureService,
+    ViewSelection,
+    SelectedField,
+)
 SNAPSHOT = Snapshot(
     revision=1,
     definitions=APPLIED,
