@@ -34,6 +34,7 @@ def _breach(run: Run, ref: str) -> Row | None:
         "started_at": instant(run.started_at_us),
         "read": loaded.get("read"),
         **{name: loaded.get(name) for name in _BREACHES},
+        "breaches": loaded.get("breaches"),
         "error": counts.get("error"),
     }
 

@@ -143,7 +143,7 @@ def _refusals(step: Step, allowed: Collection[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What a plan asks beside the definitions. The defaults are for a plan without access: all views hold data."""
+    """What a plan asks beside the definitions. By default every view holds data, and nobody was seen reading."""
 
     #: Rows of a view's history, asked for removed views only; None: not known.
     history_rows: Callable[[str], int | None] = lambda ref: None
@@ -173,8 +173,9 @@ def make_plan(
     return plan_between(registry.snapshot(), declared, around)
 
 
-def plan_between(snapshot: Snapshot, declared: Definitions, around: Surroundings = Surroundings()) -> Plan:
-    """The steps from `snapshot` to `declared`, as `around` knows them."""
+def plan_between(snapshot: Snapshot, declared: Definitions, around: Surroundings | None = None) -> Plan:
+    """The steps from `snapshot` to `declared`. `around` None: no access, so what is applied is taken for published."""
+    around = around or Surroundings(published=lambda ref: ref in snapshot.definitions.views)
     steps = [
         *_history_steps(snapshot, declared),
         *_entity_steps(snapshot, declared),

@@ -5,7 +5,7 @@ THE source of the table in docs/evolution.md: `python -m tests.unit.registry.tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
@@ -22,63 +22,30 @@ from featurestore import (
     Int64,
     Reference,
     SqlSource,
-    String,
     Volume,
 )
 from featurestore.feature_view import SelectedField, ViewSelection
 from featurestore.registry.definitions import Definitions
 from featurestore.registry.diff import Impact
-
-AIRPORT = Entity(name="airport", join_keys={"airport": String})
-FILE = FileSource(path="w.csv", timestamp_field="t", created_timestamp_column="c", timezone="America/New_York")
-SQL = SqlSource(query="SELECT 1", inputs={"a": "a.csv"}, timestamp_field="t")
-TEMP = Field(name="temp", dtype=Float64, ge=-90.0, le=60.0, allow_nan=True)
-COUNT = Field(name="count", dtype=Int32, nullable=False, gt=0, lt=100, default=1)
-WIND = Field(name="wind", dtype=Float64, ge=0.0)
-#: No service reads it.
-CODE = Field(name="code", dtype=String, allowed_values=["a", "b"])
-SKY = Field(name="sky", dtype=String, allowed_values=["clear", "cloudy"], min_length=2, max_length=9, pattern="[a-z]+")
-WARM = Condition(name="warm", sql="temp > wind")
-PLACES = FeatureView(
-    name="places", entities=[AIRPORT], schema=[Field(name="height", dtype=Int32)], source=SQL, unique=True
+from tests.unit.registry.evolution_world import (
+    AIRPORT,
+    APPLIED,
+    CODE,
+    COUNT,
+    DAILY,
+    DELAYS,
+    FILE,
+    HOUR,
+    KNOWN,
+    MODEL,
+    PLACES,
+    SKY,
+    SQL,
+    TEMP,
+    WARM,
+    WEATHER,
+    WIND,
 )
-KNOWN = Reference(view=PLACES)
-DAILY = Volume(per=timedelta(days=1), at_least=20, at_most=30)
-WEATHER = FeatureView(
-    name="weather",
-    entities=[AIRPORT],
-    schema=[TEMP, COUNT, SKY, WIND, CODE],
-    source=FILE,
-    ttl=timedelta(hours=3),
-    freshness=timedelta(hours=1),
-    conditions=[WARM],
-    references=[KNOWN],
-    future_tolerance=timedelta(hours=1),
-    volume=DAILY,
-    largest_gap=timedelta(hours=2),
-    max_breach_share=0.1,
-)
-#: Reads by SQL, and its field `late` is younger than its first rows.
-DELAYS = FeatureView(
-    name="delays", entities=[AIRPORT], schema=[COUNT, Field(name="late", dtype=Int32, default=0)], source=SQL
-)
-HOUR = Field(name="hour", dtype=Int32, ge=0, le=23)
-MODEL = FeatureService(
-    name="model",
-    features=[WEATHER[["temp", "sky"]].alias(sky="clouds").fill(temp=0.0), DELAYS[["count"]]],
-    request_fields=[HOUR],
-)
-#: What is applied before each change; rows of `delays` were first written without `late`.
-APPLIED = Definitions(
-    entities={AIRPORT.name: AIRPORT},
-    views={view.ref: view for view in (WEATHER, DELAYS, PLACES)},
-    services={MODEL.name: MODEL},
-)
-ROW_SCHEMAS: Mapping[str, Mapping[int, tuple[Field, ...]]] = {
-    WEATHER.ref: {1: tuple(WEATHER.schema)},
-    DELAYS.ref: {1: (COUNT,), 2: tuple(DELAYS.schema)},
-    PLACES.ref: {1: tuple(PLACES.schema)},
-}
 
 LABELS = {"description": "x", "owner": "x", "tier": "critical", "tags": {"a": "b"}, "links": {"wiki": "https://a"}}
 

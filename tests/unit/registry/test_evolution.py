@@ -24,9 +24,10 @@ from featurestore import (
 from featurestore.feature_view import SelectedField, ViewSelection
 from featurestore.fingerprint import service_signature
 from featurestore.registry.diff import REWORDED, worst
-from featurestore.registry.plan import Plan, Update, plan_between
+from featurestore.registry.plan import Plan, Surroundings, Update, plan_between
 from featurestore.registry.registry import Snapshot
-from tests.unit.registry.evolution_cases import APPLIED, ROW_SCHEMAS, Case, cases
+from tests.unit.registry.evolution_cases import Case, cases
+from tests.unit.registry.evolution_world import APPLIED, ROW_SCHEMAS
 
 PAGE = Path(__file__).parents[3] / "docs" / "evolution.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
@@ -53,7 +54,7 @@ CASES = cases()
 
 
 def plan_of(case: Case) -> Plan:
-    return plan_between(SNAPSHOT, case.declared)
+    return plan_between(SNAPSHOT, case.declared, Surroundings())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind.__name__}.{case.attribute}: {case.change}")

@@ -15,7 +15,7 @@ from featurestore.fingerprint import definition_fingerprint
 from featurestore.registry.export import read_snapshot, snapshot_text
 from featurestore.registry.plan import plan_between
 from featurestore.registry.registry import Snapshot
-from tests.unit.registry.evolution_cases import APPLIED, WEATHER
+from tests.unit.registry.evolution_world import APPLIED, MODEL, WEATHER
 from tests.unit.registry.test_evolution import SNAPSHOT
 
 
@@ -52,6 +52,16 @@ def test_a_view_that_a_snapshot_does_not_show_empty_is_not_dropped_unasked(file:
         "data delays@1: its history may hold rows",
     ]
     assert plan_between(SNAPSHOT, left).refusals(["--allow-data-loss", "--allow-in-use"]) == []
+
+
+def test_a_service_that_moves_to_a_view_made_in_the_same_change_needs_a_flag(file: Path) -> None:
+    """Nothing is published of it yet, whatever the store holds: `apply` would refuse, so CI says it now."""
+    second = replace(WEATHER, version=2)
+    moved = replace(MODEL, features=[second[["temp", "sky"]]])
+    declared = replace(APPLIED, views={**APPLIED.views, second.ref: second}, services={MODEL.name: moved})
+    plan = plan_between(read_snapshot(file, "shop"), declared)
+    assert "weather@2 never published" in plan.refusals()[0]
+    assert plan.refusals(["--allow-empty"]) == []
 
 
 def edited(change: Callable[[Any], object]) -> Callable[[str], str]:
