@@ -42,7 +42,7 @@ from featurestore.registry.plan import (
     make_teardown,
     step_document,
 )
-from featurestore.registry.readers import RECENT
+from featurestore.registry.readers import RECENT, forget_view
 from featurestore.registry.registry import Registry
 from featurestore.registry.state import Lease, StateStore
 
@@ -247,6 +247,7 @@ class _Applier:
         failpoint("apply.online_dropped")
         self.offline.drop_history(ref)
         failpoint("apply.history_dropped")
+        forget_view(self.state, ref)
         self.state.forget(ref)
 
     def _roll_back(self, intent: ApplyRecord) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from featurestore.clock import SystemClock, iso_text, timedelta_us, to_us
 from featurestore.registry.document import canonical_json
@@ -95,11 +95,27 @@ def recent_readers(state: StateStore, recent: timedelta = RECENT) -> list[Reader
     return [reader for reader in list_readers(state) if reader.seen_at_us > since_us]
 
 
+def forget_view(state: StateStore, ref: str) -> None:
+    """The view is gone with its data: whoever read it does not hold one of the same name that is made later."""
+    with state.database.write() as connection:
+        for row in connection.execute(select(readers).where(readers.c.project == state.project)).mappings().all():
+            reader = _reader(dict(row))
+            if ref not in reader.views:
+                continue
+            mine = (readers.c.project == state.project) & (readers.c.kind == reader.kind)
+            mine &= readers.c.name == reader.name
+            left = _text(view for view in reader.views if view != ref)
+            connection.execute(update(readers).where(mine).values(views=left))
+            connection.execute(delete(readers).where(mine, readers.c.views == _text(())))
+
+
 def _row(reader: Reader) -> dict[str, Any]:
     names = ("kind", "name", "seen_at_us", "service", "signature", "path", "digest")
-    return {name: getattr(reader, name) for name in names} | {
-        "views": canonical_json(list(reader.views)).decode("ascii")
-    }
+    return {name: getattr(reader, name) for name in names} | {"views": _text(reader.views)}
+
+
+def _text(views: Iterable[str]) -> str:
+    return canonical_json(list(views)).decode("ascii")
 
 
 def _reader(row: Mapping[str, Any]) -> Reader:

@@ -104,6 +104,18 @@ def test_changes_reach_a_running_server_and_its_readers_keep_their_view(tmp_path
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
 
+    # A training set that was written is a reader of its views, by its digest.
+    made = inside(
+        store, "--now", NOW, "--json", "get-historical-features", "--service", "comfort", "--spine", "spine.csv",
+        "--out", "t.parquet",
+    )  # fmt: skip
+    consumers = inside(store, "describe", "feature-service", "comfort", "--json").ok().json["consumers"]
+    assert [(row["kind"], row["name"]) for row in consumers] == [
+        ("training set", made.ok().json["digest"]),
+        ("serving", "comfort"),
+    ]
+    assert consumers[0]["path"] == str(store / "t.parquet")
+
     # The readers the server noted keep the view, after the services are gone too.
     consumers = inside(store, "describe", "feature-view", "readings@2", "--json").ok().json["consumers"]
     assert [(row["kind"], row["name"]) for row in consumers] == [("feature service", "kelvin")]

@@ -11,7 +11,7 @@ import pytest
 from featurestore.errors import EvolutionError
 from featurestore.registry.apply import teardown
 from featurestore.registry.definitions import Definitions
-from featurestore.registry.readers import record_reader
+from featurestore.registry.readers import list_readers, record_reader
 from tests.unit.registry.test_apply import CLOCK, LATE, WEATHER, Shop, declare, steps
 
 
@@ -44,6 +44,16 @@ def test_a_view_that_was_read_lately_is_removed_only_when_forced(shop: Shop) -> 
         shop.apply(Definitions())
     assert "weather@1" in shop.registry.views()
     assert steps(shop.apply(Definitions(), allow_in_use=True))[0] == ("remove feature view weather@1")
+
+
+def test_readers_of_a_removed_view_do_not_hold_another_of_its_name(shop: Shop) -> None:
+    other = replace(WEATHER, name="other")
+    shop.apply(declare(WEATHER, other))
+    shop.publish("weather@1")
+    record_reader(shop.state, "model", "one", ["weather@1"])
+    record_reader(shop.state, "model", "both", ["weather@1", "other@1"])
+    shop.apply(declare(other), allow_in_use=True)
+    assert [(reader.name, reader.views) for reader in list_readers(shop.state)] == [("both", ("other@1",))]
 
 
 def test_readers_of_long_ago_hold_no_view(shop: Shop) -> None:
