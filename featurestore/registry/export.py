@@ -97,7 +97,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {_AGAIN} --out {path}") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); write it with `featurestore registry export --out {path}`"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged, it is not JSON ({error}); {_AGAIN}") from error
     return document if isinstance(document, dict) else {}
