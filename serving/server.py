@@ -134,6 +134,8 @@ async def serving(
         threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
         await stack.enter_async_context(engine.reading(options.store_timeout_s))
         engine.record = stack.enter_context(recording(options.served_log))
+        noting = telling(options.note_readers, options.note_readers_s)
+        engine.note_reader = await stack.enter_async_context(noting)
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
         server.add_generic_rpc_handlers((_servicer(engine, threads, options, push, telemetry.metrics).handlers(),))
@@ -141,11 +143,7 @@ async def serving(
         address = _bind(server, options)
         await server.start()
         try:
-            async with (
-                telling(options.note_readers, options.note_readers_s) as engine.note_reader,
-                _following(engine, options.poll_s),
-                _gateway(engine, telemetry, options, door),
-            ):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
