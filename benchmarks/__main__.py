@@ -17,6 +17,7 @@ from types import ModuleType
 
 from benchmarks import (
     flights,
+    gate,
     load,
     load_publish,
     lookup,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         point_in_time,
         selective,
         load,
+        gate,
         publish,
         load_publish,
         verify,
