@@ -18,6 +18,7 @@ from types import ModuleType
 from benchmarks import (
     cold_start,
     flights,
+    gate,
     load,
     load_publish,
     lookup,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         point_in_time,
         selective,
         load,
+        gate,
         publish,
         load_publish,
         verify,

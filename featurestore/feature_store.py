@@ -67,9 +67,13 @@ class FeatureStore:
 
         repository = self.repository
         repository.finish_interrupted_apply()
-        return make_plan(repository.registry, repository.state, repository.definitions, repository.offline.history_rows)
+        recent = timedelta(days=repository.settings.registry.readers_days)
+        rows = repository.offline.history_rows
+        return make_plan(repository.registry, repository.state, repository.definitions, rows, recent)
 
-    def apply(self, *, allow_empty: bool = False, allow_data_loss: bool = False) -> ApplyResult:
+    def apply(
+        self, *, allow_empty: bool = False, allow_data_loss: bool = False, allow_in_use: bool = False
+    ) -> ApplyResult:
         """Make the definitions below the repository effective; EvolutionError when that would break readers."""
         from featurestore.registry.apply import apply
         from featurestore.registry.holder import user_name
@@ -85,6 +89,8 @@ class FeatureStore:
             clock=repository.clock,
             allow_empty=allow_empty,
             allow_data_loss=allow_data_loss,
+            allow_in_use=allow_in_use,
+            recent=timedelta(days=repository.settings.registry.readers_days),
         )
 
     # ------------------------------------------------------------------ materialization
@@ -402,6 +408,7 @@ class FeatureStore:
 
     def _training_set(self, query: TrainingSetQuery, spine: Any, as_of: datetime | None) -> TrainingSet:
         from featurestore.offline.manifest import make_manifest
+        from featurestore.offline.noted import note_training_set
         from featurestore.offline.training_set import TrainingSet, build_table
 
         store = self.repository.offline
@@ -417,7 +424,10 @@ class FeatureStore:
             made_at=self.repository.clock.now().isoformat(),
             as_of=None if as_of is None else as_of.isoformat(),
         )
-        return TrainingSet(table=table, outputs=outputs, query=query, spine=spine, describe=describe)
+        written = partial(note_training_set, self.repository.state)
+        return TrainingSet(
+            table=table, outputs=outputs, query=query, spine=spine, describe=describe, on_written=written
+        )
 
     def _chosen(self, names: Sequence[str] | None) -> list[FeatureView]:
         """The views named, each once; a bare name means every version of it."""

@@ -112,6 +112,8 @@ class Engine:
         self._states = states
         #: Is given every reply that a client gets; must not wait, nor raise.
         self.record: Record | None = None
+        #: Is told by which plan each reply was made; must not wait, nor raise.
+        self.note_reader: Callable[[ServicePlan], None] | None = None
         # `refresh` reads the watermarks, so that no request waits for the state store.
         self._watermarks = PublishedWatermarks(states, refresh_s=math.inf)
         self._lock = threading.Lock()
@@ -193,7 +195,9 @@ class Engine:
         return reply
 
     def sent(self, response: OnlineResponse) -> None:
-        """This was answered: what the served log is to hold."""
+        """This was answered: what the served log is to hold, and who reads."""
+        if self.note_reader is not None:
+            self.note_reader(response.plan)
         if self.record is not None:
             self.record(response)
 

@@ -32,6 +32,7 @@ from serving.door_interceptor import DoorInterceptor, server_credentials, warn_i
 from serving.engine import Engine
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, Labels, Metrics
 from serving.push import PushDoor
+from serving.readers_seen import NoteReaders, telling
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.status_codes import ErrorInterceptor
@@ -72,6 +73,9 @@ class ServeOptions:
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
     drain_s: float = 30.0
+    #: Takes who was answered, every so often; None: nobody is noted.
+    note_readers: NoteReaders | None = None
+    note_readers_s: float = 60.0
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
@@ -136,6 +140,8 @@ async def serving(
         threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
         await stack.enter_async_context(engine.reading(options.store_timeout_s))
         engine.record = stack.enter_context(recording(options.served_log))
+        noting = telling(options.note_readers, options.note_readers_s)
+        engine.note_reader = await stack.enter_async_context(noting)
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
         rooms = Rooms.of(options.in_flight_max, THREADS_MAX, options.queue_max)

@@ -25,8 +25,10 @@ COMMANDS: dict[str, Command] = {
     "config": Command("featurestore.cli.config", "show the effective settings, secrets masked", _REPOSITORY),
     "plan": Command("featurestore.cli.plan", "show what apply would change, in classes", _REGISTRY),
     "apply": Command("featurestore.cli.apply", "make the definitions effective", _REGISTRY),
+    "registry": Command("featurestore.cli.registry", "export what is applied, to compare with in CI", _REGISTRY),
     "list": Command("featurestore.cli.list_objects", "list what is applied, runs and applies", _REGISTRY),
     "describe": Command("featurestore.cli.describe", "show everything about one of them", _REGISTRY),
+    "contract": Command("featurestore.cli.contract", "print a view's contract for other tools", _REGISTRY),
     "teardown": Command("featurestore.cli.teardown", "remove everything applied, with its data", _REGISTRY),
     "materialize": Command("featurestore.cli.materialize", "load a span of event times, publish what is due", _DATA),
     "materialize-incremental": Command(

@@ -22,6 +22,8 @@ from featurestore.feature_view import FeatureView
 from featurestore.offline.served import Stretch
 
 Mask = NDArray[np.bool_]
+#: Writes SQL about a history: question(project, dialect=...).
+Question = Callable[..., str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +141,15 @@ class OfflineStore(Protocol):
 
     def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
         """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
+        ...
+
+    def ask(
+        self, view: FeatureView, question: Question, answer: pa.Schema, incoming: pa.Table | None = None
+    ) -> pa.Table:
+        """The answer to SQL about the view's history, in the types of `answer`.
+
+        `incoming` stands in `_incoming`; its columns are some of the history's, and the compiler's own.
+        """
         ...
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:

@@ -31,6 +31,8 @@ from featurestore.entity import Entity
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView, SelectedField, ViewSelection
 from featurestore.field import Field
+from featurestore.labels import LABELS
+from featurestore.registry.rules_document import rules_document, rules_from
 from featurestore.source import FileSource, Source, SqlSource
 
 Document = dict[str, Any]
@@ -110,7 +112,7 @@ def field_document(field: Field) -> Document:
             document[name] = encode_value(value, dtype)
     if field.allowed_values is not None:
         document["allowed_values"] = [encode_value(value, dtype) for value in field.allowed_values]
-    plain = {name: getattr(field, name) for name in ("pattern", "min_length", "max_length")}
+    plain = {name: getattr(field, name) for name in ("pattern", "min_length", "max_length", "on_violation")}
     document |= {name: value for name, value in plain.items() if value is not None}
     if not field.nullable:
         document["nullable"] = False
@@ -150,7 +152,7 @@ def source_document(source: Source) -> Document:
     document["timestamp_field"] = source.timestamp_field
     optional = {name: getattr(source, name) for name in ("created_timestamp_column", "timezone", "ambiguous")}
     document |= {name: value for name, value in optional.items() if value is not None}
-    return document | ({"description": source.description} if source.description else {})
+    return document | _labels(source)
 
 
 def source_from(document: Document) -> Source:
@@ -175,12 +177,12 @@ def view_document(view: FeatureView) -> Document:
         document["freshness_us"] = view.freshness // MICROSECOND
     if view.on_violation != "reject":
         document["on_violation"] = view.on_violation
-    return document | _labels(view)
+    return document | rules_document(view) | _labels(view)
 
 
 def view_from(document: Document) -> FeatureView:
     """The feature view of a document."""
-    arguments = _with_durations(document, "ttl", "freshness")
+    arguments = _with_durations(rules_from(document), "ttl", "freshness")
     arguments["entities"] = [entity_from(entity) for entity in document["entities"]]
     arguments["schema"] = [field_from(field) for field in document["schema"]]
     arguments["source"] = source_from(document["source"])
@@ -233,10 +235,9 @@ def encode_fill(fill: float) -> float | str:
     return fill if math.isfinite(fill) else str(fill)
 
 
-def _labels(definition: Entity | Field | FeatureView | FeatureService) -> Document:
-    labels = {name: getattr(definition, name, "") for name in ("description", "owner")}
-    document: Document = {name: value for name, value in labels.items() if value}
-    return document | ({"tags": dict(definition.tags)} if definition.tags else {})
+def _labels(definition: Entity | Field | FeatureView | FeatureService | Source) -> Document:
+    labels = {name: getattr(definition, name, "") for name in LABELS}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in labels.items() if value}
 
 
 def _types(keys: Mapping[str, DType]) -> list[Document]:

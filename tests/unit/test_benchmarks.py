@@ -17,6 +17,7 @@ import pytest
 from benchmarks import (
     cold_start,
     flights,
+    gate,
     load,
     load_publish,
     lookup,
@@ -59,6 +60,10 @@ def figures(result: Result) -> dict[str, float]:
 
 
 # ------------------------------------------------------------------ each benchmark
+
+
+def test_gate_measures_its_share_of_a_load(setting: Setting) -> None:
+    assert len(figures(gate.run(setting))) == 2
 
 
 def test_startup_measures_import_and_help(setting: Setting) -> None:

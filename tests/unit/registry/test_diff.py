@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from featurestore import (
+    Condition,
     Entity,
     FeatureService,
     FeatureView,
@@ -17,9 +18,11 @@ from featurestore import (
     Float64,
     Int32,
     Int64,
+    Reference,
     SqlSource,
     String,
     Vector,
+    Volume,
 )
 from featurestore.registry.diff import Change, entity_changes, service_changes, view_changes, worst
 
@@ -52,6 +55,40 @@ def with_source(**what: Any) -> FeatureView:
     return replace(WEATHER, source=replace(SOURCE, **what))
 
 
+HOT = Condition(name="hot", sql="temp > 0")
+RULED = replace(
+    WEATHER,
+    conditions=[HOT],
+    references=[Reference(view="airports@1", columns={"code": "airport"})],
+    unique=True,
+    future_tolerance=timedelta(hours=1),
+    volume=Volume(at_least=20, at_most=24, per=timedelta(days=1)),
+    largest_gap=timedelta(hours=2),
+    max_breach_share=0.01,
+)
+NARROWS = ", which narrows the contract"
+RULE_CHANGES: dict[str, dict[str, Any]] = {
+    "condition hot is dropped": {"conditions": ()},
+    "condition hot: on_violation None -> 'warn'": {"conditions": [replace(HOT, on_violation="warn")]},
+    "condition hot: description '' -> 'x'": {"conditions": [replace(HOT, description="x")]},
+    "condition hot: sql 'temp > 0' -> 'temp > 1'" + NARROWS: {"conditions": [replace(HOT, sql="temp > 1")]},
+    "condition cold is added" + NARROWS: {"conditions": [HOT, Condition(name="cold", sql="temp < 9")]},
+    "reference of airport as code to airports@1 is dropped": {"references": ()},
+    "reference of airport to hubs@1 is added" + NARROWS: {
+        "references": [*RULED.references, Reference(view="hubs@1", columns={"airport": "airport"})]
+    },
+    "reference of airport as code to airports@1: on_violation None -> 'warn'": {
+        "references": [replace(RULED.references[0], on_violation="warn")]
+    },
+    "unique True -> False": {"unique": False},
+    "future_tolerance moves (1:00:00 -> 2:00:00)": {"future_tolerance": timedelta(hours=2)},
+    "future_tolerance is dropped (1:00:00 -> none)": {"future_tolerance": None},
+    "future_tolerance moves (1:00:00 -> 0:00:00)" + NARROWS: {"future_tolerance": timedelta(0)},
+    "volume at least 20 and at most 24 rows per 1 day, 0:00:00 -> none": {"volume": None},
+    "largest_gap 2:00:00 -> 1:00:00": {"largest_gap": timedelta(hours=1)},
+    "max_breach_share 0.01 -> 0.0": {"max_breach_share": 0.0},
+}
+
 COMPATIBLE: dict[str, FeatureView] = {
     "field wind (float64) is added": replace(WEATHER, schema=[*WEATHER.schema, Field(name="wind", dtype=Float64)]),
     "field n (int32) is added, 0 in rows written before": replace(
@@ -69,7 +106,8 @@ COMPATIBLE: dict[str, FeatureView] = {
     "field sky: pattern '[a-z]+' -> None": with_field(SKY, pattern=None),
     "field sky: max_length moves (9 -> 10)": with_field(SKY, max_length=10),
     "field sky: min_length is dropped (2 -> none)": with_field(SKY, min_length=None),
-    "field sky: description or tags": with_field(SKY, description="x"),
+    "field sky: on_violation None -> warn": with_field(SKY, on_violation="warn"),
+    "field sky: description": with_field(SKY, description="x"),
     "source: path": with_source(path="other.csv"),
     "source becomes SQL": replace(
         WEATHER,
@@ -139,6 +177,12 @@ def test_breaking_changes_of_a_view(what: str) -> None:
     assert changes(BREAKING[what]) == [Change(what=what, impact="breaking")]
 
 
+@pytest.mark.parametrize("what", RULE_CHANGES)
+def test_changes_of_the_rules_of_a_view(what: str) -> None:
+    told = view_changes(RULED, replace(RULED, **RULE_CHANGES[what]), SCHEMAS)
+    assert told == [Change(what=what, impact="breaking" if what.endswith(NARROWS) else "compatible")]
+
+
 def test_the_first_bound_of_a_field_refuses_nan_too() -> None:
     before = replace(WEATHER, schema=[Field(name="temp", dtype=Float64)])
     bounded = replace(WEATHER, schema=[Field(name="temp", dtype=Float64, ge=0.0)])
@@ -188,7 +232,7 @@ SERVICES: dict[str, FeatureService] = {
         SERVICE, features=[WEATHER[["temp", "count"]].alias(temp="t")]
     ),
     "columns stand in another order": replace(SERVICE, features=[WEATHER[["count", "temp"]]]),
-    "a column's type, values or fill": replace(SERVICE, features=[WEATHER[["temp", "count"]].fill(temp=0.0)]),
+    "fill of weather@1:temp NaN -> 0.0": replace(SERVICE, features=[WEATHER[["temp", "count"]].fill(temp=0.0)]),
     "request:hour gone": replace(SERVICE, request_fields=[]),
 }
 
@@ -201,11 +245,29 @@ def test_changes_that_clients_must_bind_anew_for(what: str) -> None:
 
 def test_changes_of_a_service_that_clients_do_not_notice() -> None:
     declared = replace(
-        SERVICE, on_stale="fail", owner="x", request_fields=[Field(name="hour", dtype=Int32, ge=0, description="x")]
+        SERVICE, on_stale="fail", owner="x", request_fields=[Field(name="hour", dtype=Int32, description="x")]
     )
     found = service_changes(SERVICE, declared, {WEATHER.ref: WEATHER})
     assert found == [
-        Change(what="contract of request fields changes"),
+        Change(what="request field hour: description"),
         Change(what="on_stale serve -> fail"),
         Change(what="owner"),
     ]
+
+
+def test_a_narrower_request_field_breaks_those_who_call_though_the_signature_stays() -> None:
+    declared = replace(SERVICE, request_fields=[Field(name="hour", dtype=Int32, ge=0, nullable=False)])
+    assert service_changes(SERVICE, declared, {WEATHER.ref: WEATHER}) == [
+        Change(what="request field hour is no longer nullable", impact="breaking"),
+        Change(
+            what="request field hour: lower bound is added (none -> 0), which narrows the contract", impact="breaking"
+        ),
+    ]
+
+
+def test_the_same_rule_in_other_words_is_told_as_such() -> None:
+    assert changes(with_field(COUNT, gt=None, ge=1)) == [Change(what="the same in other words")]
+    hour = Field(name="hour", dtype=Int32, gt=0)
+    before = replace(SERVICE, request_fields=[hour])
+    after = replace(SERVICE, request_fields=[replace(hour, gt=None, ge=1)])
+    assert service_changes(before, after, {WEATHER.ref: WEATHER}) == [Change(what="the same in other words")]

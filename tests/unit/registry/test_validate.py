@@ -176,6 +176,13 @@ ENTITY_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"owner": None}, "owner=None is not a text"),
     ({"tags": ["a"]}, "tags=['a'] does not map texts to texts"),
     ({"tags": {"a": 1}}, "does not map texts to texts"),
+    ({"tier": "gold"}, "tier='gold' is unknown; choose 'critical', 'standard', 'experimental', or leave it out"),
+    ({"tier": None}, "tier=None is unknown"),
+    ({"links": ["https://a"]}, "links=['https://a'] does not map names to addresses"),
+    ({"links": {"": "https://a"}}, "does not map names to addresses"),
+    ({"links": {"wiki": "a page"}}, "link 'wiki' is 'a page', which is not an http or https address"),
+    ({"links": {"wiki": "ftp://host/a"}}, "is not an http or https address"),
+    ({"links": {"wiki": "https://me:secret@host/a"}}, "is not an http or https address without a login"),
 ]
 
 
@@ -293,6 +300,12 @@ FIELD_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"dtype": String, "pattern": "("}, "pattern '(' is not RE2: missing )"),
     ({"dtype": String, "pattern": "a(?=b)"}, "RE2 knows no lookaround and no backreferences"),
     ({"dtype": String, "pattern": 7}, "pattern=7 is not a text"),
+    ({"dtype": String, "pattern": "a{800}b{800}" * 90}, "is too large a program, and would slow every load"),
+    ({"dtype": String, "pattern": r"(\p{L}|[ab])*a(\p{L}|a){50}"}, "write + and declare max_length"),
+    ({"dtype": String, "pattern": r"(?P<a>\p{L}){1,500}"}, "pattern"),
+    ({"dtype": String, "pattern": "[a-z]+", "allowed_values": ["a", "B"]}, "allowed value 'B' does not match"),
+    ({"dtype": String, "max_length": 2, "allowed_values": ["ab", "abc"]}, "allowed value 'abc' has length 3"),
+    ({"on_violation": "drop"}, "on_violation='drop' is unknown; choose 'reject', 'quarantine', 'warn'"),
     ({"min_length": 1}, "min_length on a int32"),
     ({"dtype": String, "max_length": -1}, "max_length=-1 is not a length"),
     ({"dtype": String, "max_length": 1.5}, "max_length=1.5 is not a length"),

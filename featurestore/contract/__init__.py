@@ -1,0 +1,1 @@
+"""The contract of a view as documents that other tools read."""
