@@ -17,6 +17,7 @@ from types import ModuleType
 
 from benchmarks import (
     flights,
+    inference,
     load,
     load_publish,
     lookup,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         postgres,
         lookup,
         serving,
+        inference,
     )
 }
 
