@@ -38,9 +38,9 @@ $(INSTALLED): $(DEPS) pyproject.toml hatch_build.py clients/python/hatch_build.p
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-proto: $(DEPS) ## compile proto/ for the Python client (and by it, for the server)
+proto: $(DEPS) ## compile proto/ for the Python client (and by it, for the server), and for the sidecar
 	@$(BIN)/python hatch_build.py
-	@echo "proto: clients/python/src/featurestore_client/_pb is up to date"
+	@echo "proto: clients/python/src/featurestore_client/_pb and serving/inference/_pb are up to date"
 
 demo: $(INSTALLED) ## run the example of the README (DEMO_ARGS=... is passed on)
 	@$(BIN)/featurestore demo $(DEMO_ARGS)
@@ -87,5 +87,5 @@ lock: ## renew requirements.txt from pyproject.toml (needs a package index)
 	@echo "lock: requirements.txt holds $$(grep -c '^[a-z]' requirements.txt) packages"
 
 clean: ## remove caches and everything built, .venv too
-	@rm -rf $(VENV) build dist clients/python/dist clients/python/src/featurestore_client/_pb .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist clients/python/dist clients/python/src/featurestore_client/_pb serving/inference/_pb .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ from benchmarks import (
     cold_start,
     flights,
     gate,
+    inference,
     load,
     load_publish,
     lookup,
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         preload,
         shedding,
         many_views,
+        inference,
     )
 }
 

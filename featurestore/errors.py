@@ -14,10 +14,14 @@
     │   ├── StoreBusy          somebody else holds the file or the lease
     │   └── StoreFull          no space left
     └── ServingError           a request the serving process cannot answer
-        └── AccessError        its caller is not let in
-            ├── Unauthenticated    it did not show who it is
-            ├── PermissionDenied   it may not do this
-            └── IssuerUnreachable  its token cannot be checked now
+        ├── AccessError        its caller is not let in
+        │   ├── Unauthenticated    it did not show who it is
+        │   ├── PermissionDenied   it may not do this
+        │   └── IssuerUnreachable  its token cannot be checked now
+        └── ModelError         a model gives no answer
+            ├── ModelUnavailable   it is not loaded, not ready, or not to be reached
+            ├── ModelFailed        it raised, or gave what it does not promise
+            └── ModelOutOfMemory   it needs more memory than there is
 
 Facts are attributes; the message is built from them and ends with the way out.
 """
@@ -145,6 +149,24 @@ class IssuerUnreachable(AccessError):
     """The keys to check a token with cannot be had now."""
 
     retryable = True
+
+
+class ModelError(ServingError):
+    """A model gives no answer."""
+
+
+class ModelUnavailable(ModelError):
+    """The model is not loaded, not ready, or not to be reached; the message says why."""
+
+    retryable = True
+
+
+class ModelFailed(ModelError):
+    """The model raised, or gave what it does not promise."""
+
+
+class ModelOutOfMemory(ModelError):
+    """The model needs more memory than there is."""
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from featurestore.settings_section import Positive as _Positive
 from featurestore.settings_section import Section as _Section
 from featurestore.settings_serving import (
     FreshnessSettings,
+    InferenceSettings,
     LoggingSettings,
     MetricsSettings,
     NearCacheSettings,
@@ -202,6 +203,7 @@ class Settings(_Section):
     freshness: FreshnessSettings = FreshnessSettings()
     served_log: ServedLogSettings = ServedLogSettings()
     push: PushSettings = PushSettings()
+    inference: InferenceSettings = InferenceSettings()
 
 
 SECTIONS: dict[str, type[_Section]] = {

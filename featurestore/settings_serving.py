@@ -74,6 +74,19 @@ class RestSettings(Section):
     port: _Port | None = None
 
 
+class InferenceSettings(Section):
+    """Who runs models for Predict: `featurestore sidecar`, or another server of the Open Inference Protocol."""
+
+    #: host:port or unix:///path. None: no Predict.
+    address: str | None = None
+    #: Longest wait for the model.
+    timeout_s: float = Setting(default=1.0, gt=0)
+    #: Further tries when nobody could be reached; never of a request that was sent.
+    retries: Annotated[int, Setting(ge=0, le=20)] = 2
+    #: Feed models that do not say what they were trained on.
+    unsigned: bool = False
+
+
 class FreshnessSettings(Section):
     """Who is told when a promise of freshness is broken, and when it holds again."""
 

@@ -136,14 +136,19 @@ class Rooms:
     #: Descriptions and freshness.
     questions: Admission
     pushes: Admission
+    #: Lookups that a model waits for; they are away for as long as it computes.
+    predictions: Admission
     #: Lookups over REST, whose JSON costs many times as much.
     rest: Admission
 
     @staticmethod
     def of(in_flight_max: int, threads: int, queue_max: int) -> Rooms:
         """Rooms for `in_flight_max` lookups, and of everything that needs a thread for `threads`."""
-        lookups = Admission(in_flight_max, queue_max, ROUNDS)
-        return Rooms(lookups=lookups, **{name: Admission(threads, queue_max) for name in _LABELS if name != "lookups"})
+        return Rooms(
+            lookups=Admission(in_flight_max, queue_max, ROUNDS),
+            predictions=Admission(in_flight_max, queue_max),
+            **{name: Admission(threads, queue_max) for name in ("large", "questions", "pushes", "rest")},
+        )
 
     @property
     def waiting(self) -> int:
@@ -161,5 +166,6 @@ _LABELS = {
     "large": "GetOnlineFeatures, large",
     "questions": "DescribeService, GetFreshness",
     "pushes": "Push",
+    "predictions": "Predict",
     "rest": "/get-online-features",
 }

@@ -26,7 +26,7 @@ from serving.status_codes import Context, status_code
 log = logging.getLogger(__name__)
 
 #: Methods that ask `caller()` before they tell or do anything.
-ASKING = frozenset({"GetOnlineFeatures", "DescribeService", "GetFreshness", "Push"})
+ASKING = frozenset({"GetOnlineFeatures", "DescribeService", "GetFreshness", "Predict", "Push"})
 _SERVICE = "featurestore.serving.v1.FeatureServing"
 
 

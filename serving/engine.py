@@ -24,9 +24,10 @@ from featurestore.online.base import OnlineStore
 from featurestore.online.reading import AsyncReader
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal
-from serving.breaker import Breaker, BreakerState
+from serving.breaker import Breaker
 from serving.cached_reader import CachedReader
 from serving.catalog import Catalog, RegistryReader
+from serving.circuit import CircuitState
 from serving.freshness import answer_freshness
 from serving.hot_keys import HotKeys
 from serving.lookup import OnlineLookup
@@ -252,9 +253,9 @@ class Engine:
         return self._serving.served(choice).lookup.plan
 
     @property
-    def breaker_state(self) -> BreakerState:
+    def breaker_state(self) -> CircuitState:
         """Whether requests reach the store."""
-        return BreakerState.CLOSED if self._breaker is None else self._breaker.state
+        return CircuitState.CLOSED if self._breaker is None else self._breaker.state
 
     @property
     def catalog(self) -> Catalog:

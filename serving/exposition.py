@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -18,9 +18,7 @@ from prometheus_client.registry import Collector
 
 from featurestore.errors import ConfigError
 from featurestore.loopback import is_loopback
-from serving.metrics import BOUNDS_S, FAMILIES, Distribution, Family, Labels, Snapshot, Value
-
-_LES = [*map(str, BOUNDS_S), "+Inf"]
+from serving.metrics import FAMILIES, Distribution, Family, Labels, Snapshot, Value
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +60,12 @@ def _merge(into: dict[Labels, Value], values: dict[Labels, Value], family: Famil
 class _Numbers(Collector):
     """A snapshot as the library's metric families; every metric carries the project."""
 
-    def __init__(self, project: str, collect: Collect) -> None:
-        self._project, self._collect = project, collect
+    def __init__(self, project: str, collect: Collect, families: Mapping[str, Family]) -> None:
+        self._project, self._collect, self._families = project, collect, families
 
     def collect(self) -> Iterable[Metric]:
         snapshot = self._collect()
-        for family in FAMILIES.values():
+        for family in self._families.values():
             yield _metric(family, self._project, snapshot.values.get(family.name, {}))
 
 
@@ -75,10 +73,11 @@ def _metric(family: Family, project: str, values: dict[Labels, Value]) -> Metric
     labels = ("project", *family.labels)
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=labels)
+        les = [*map(str, family.bounds), "+Inf"]
         for given, value in sorted(values.items()):
             assert isinstance(value, Distribution)
             total = 0
-            buckets = [(le, total := total + count) for le, count in zip(_LES, value.counts, strict=True)]
+            buckets = [(le, total := total + count) for le, count in zip(les, value.counts, strict=True)]
             histogram.add_metric((project, *given), buckets, value.sum_s)
         return histogram
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
@@ -89,9 +88,9 @@ def _metric(family: Family, project: str, values: dict[Labels, Value]) -> Metric
     return metric
 
 
-def _registry(project: str, collect: Collect) -> CollectorRegistry:
+def _registry(project: str, collect: Collect, families: Mapping[str, Family] = FAMILIES) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_Numbers(project, collect))
+    registry.register(_Numbers(project, collect, families))
     return registry
 
 
@@ -102,10 +101,12 @@ def exposition(project: str, collect: Collect, accept: str = "") -> tuple[bytes,
 
 
 @contextmanager
-def metrics_port(project: str, collect: Collect, host: str, port: int) -> Iterator[str]:
+def metrics_port(
+    project: str, collect: Collect, host: str, port: int, families: Mapping[str, Family] = FAMILIES
+) -> Iterator[str]:
     """Answer scrapes on a port meanwhile, from a thread; yields `host:port` (port 0 takes a free one)."""
     try:
-        server, thread = start_http_server(port, host, _registry(project, collect))
+        server, thread = start_http_server(port, host, _registry(project, collect, families))
     except OSError as error:
         taken = "it is taken" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigError(

@@ -43,6 +43,8 @@ class Family:
     help: str
     labels: Labels = ()
     merge: Literal["sum", "max"] = "sum"
+    #: Upper bounds of a histogram.
+    bounds: tuple[float, ...] = BOUNDS_S
 
 
 REQUESTS = Family(
@@ -60,7 +62,7 @@ REQUEST_SECONDS = Family(
 STAGE_SECONDS = Family(
     name="featurestore_request_stage_seconds",
     kind="histogram",
-    help="Time of a request in one stage: queue, parse, fetch, decode, encode.",
+    help="Time of a request in one stage: queue, parse, fetch, decode, model, encode.",
     labels=("method", "service", "stage"),
 )
 REQUEST_ROWS = Family(
@@ -95,6 +97,12 @@ CACHE_ROWS = Family(
     help="Rows looked for in the near cache, by outcome: hit, miss.",
     labels=("view", "outcome"),
 )
+SIDECAR_BREAKER = Family(
+    name="featurestore_sidecar_breaker_state",
+    kind="gauge",
+    help="Circuit breaker to the inference sidecar: 0 closed, 1 half open, 2 open; the worst of all workers.",
+    merge="max",
+)
 WATERMARK_AGE = Family(
     name="featurestore_view_watermark_age_seconds",
     kind="gauge",
@@ -115,7 +123,7 @@ FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, REQUEST_ROWS, ROWS, IN_FLIGHT, QUEUE_DEPTH, SHED, BREAKER,
-        CACHE_ROWS, WATERMARK_AGE, PROMISE, WORKERS,
+        SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, WORKERS,
     )
 }  # fmt: skip
 

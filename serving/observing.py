@@ -48,6 +48,8 @@ class Stage(IntEnum):
     DECODE = 3
     #: Columns become the reply's bytes.
     ENCODE = 4
+    #: Waiting for a model, in Predict: between DECODE and ENCODE.
+    MODEL = 5
 
 
 class Call:
@@ -73,7 +75,7 @@ class Call:
         self.started_ns = self.last_ns = perf_counter_ns()
         self.ended_ns = 0
         #: Time by Stage, added up; a request reads several views.
-        self.stages_ns = [0, 0, 0, 0, 0]
+        self.stages_ns = [0, 0, 0, 0, 0, 0]
         #: (stage, from, to) of every mark, where the request is traced.
         self.spans: list[tuple[Stage, int, int]] | None = None
         #: Name of the service, once it is known to exist; empty for a list of features.

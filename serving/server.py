@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +29,14 @@ from serving.admission import Rooms
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
-from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, Labels, Metrics
+from serving.event_loop import loop_factory, stop_on_signals
+from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
+from serving.predict import Predictor, predicting
 from serving.push import PushDoor
 from serving.readers_seen import NoteReaders, telling
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
+from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
 from serving.view_gauges import watch_views
@@ -81,6 +83,8 @@ class ServeOptions:
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
     #: Where the REST gateway listens; None: nowhere.
     rest: tuple[str, int] | None = None
+    #: Who runs models for Predict; None: nobody does.
+    sidecar: SidecarAccess | None = None
 
 
 def run(
@@ -100,7 +104,7 @@ def run(
     engine.start()
     with (
         open_telemetry(options.telemetry) as telemetry,
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
         with telemetry.telling():
@@ -110,10 +114,8 @@ def run(
 async def _serve_until_signal(
     engine: Engine, options: ServeOptions, telemetry: Telemetry, push: PushDoor | None, ready: Callable[[str], None]
 ) -> None:
-    stop = asyncio.Event()
+    stop = stop_on_signals()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
@@ -145,8 +147,9 @@ async def serving(
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
         rooms = Rooms.of(options.in_flight_max, THREADS_MAX, options.queue_max)
-        _watch(telemetry.metrics, rooms, engine)
-        server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push).handlers(),))
+        predictor = await stack.enter_async_context(predicting(engine, options.sidecar, options.limits))
+        _watch(telemetry.metrics, rooms, engine, predictor)
+        server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push, predictor).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
@@ -158,11 +161,13 @@ async def serving(
             await server.stop(options.drain_s)
 
 
-def _watch(metrics: Metrics, rooms: Rooms, engine: Engine) -> None:
+def _watch(metrics: Metrics, rooms: Rooms, engine: Engine, predictor: Predictor | None) -> None:
     metrics.watch(QUEUE_DEPTH, lambda: {(): rooms.waiting})
     metrics.watch(SHED, lambda: {(label, "queue full"): shed for label, shed in rooms.shed.items()})
     metrics.watch(BREAKER, lambda: {(): engine.breaker_state})
     metrics.watch(CACHE_ROWS, lambda: _cache_rows(engine))
+    if predictor is not None:
+        metrics.watch(SIDECAR_BREAKER, lambda: {(): predictor.sidecar_state})
 
 
 def _cache_rows(engine: Engine) -> dict[Labels, float]:
@@ -257,14 +262,3 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
         # Two servers on one port are a mistake, unless they are workers.
         ("grpc.so_reuseport", int(options.worker)),
     ]
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed."""
-    if sys.platform == "win32":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -16,6 +16,7 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal, caller
 from serving.admission import Rooms
 from serving.engine import INLINE_BYTES_MAX, Engine
+from serving.predict import Predictor
 from serving.push import PushDoor
 from serving.status_codes import Context
 
@@ -25,8 +26,16 @@ SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
 class FeatureServing:
     """The methods of featurestore.serving.v1.FeatureServing."""
 
-    def __init__(self, engine: Engine, threads: Executor, rooms: Rooms, push: PushDoor | None) -> None:
-        self._engine, self._threads, self._rooms, self._push = engine, threads, rooms, push
+    def __init__(
+        self,
+        engine: Engine,
+        threads: Executor,
+        rooms: Rooms,
+        push: PushDoor | None,
+        predictor: Predictor | None = None,
+    ) -> None:
+        self._engine, self._threads, self._rooms = engine, threads, rooms
+        self._push, self._predictor = push, predictor
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -37,6 +46,8 @@ class FeatureServing:
         }
         if self._push is not None:
             methods["Push"] = self.push
+        if self._predictor is not None:
+            methods["Predict"] = self.predict
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -50,6 +61,12 @@ class FeatureServing:
                 return await self._engine.lookup(message, caller(), self._threads)
             finally:
                 admission.leave(entered)
+
+    async def predict(self, message: bytes, context: Context) -> bytes:
+        """Predict. What the lookup leaves of the deadline is the model's."""
+        assert self._predictor is not None
+        async with asyncio.timeout(_remaining_s(context)), self._rooms.predictions.inside():
+            return await self._predictor.predict(message, caller(), self._threads)
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""

@@ -19,6 +19,9 @@ from featurestore.errors import (
     FeatureStoreError,
     InputError,
     IssuerUnreachable,
+    ModelFailed,
+    ModelOutOfMemory,
+    ModelUnavailable,
     NotFoundError,
     PermissionDenied,
     ServingError,
@@ -53,6 +56,9 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     IssuerUnreachable: grpc.StatusCode.UNAVAILABLE,
+    ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
+    ModelOutOfMemory: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ModelFailed: grpc.StatusCode.UNKNOWN,
 }
 """Error class -> code; a class that does not stand here has the code of its nearest ancestor, or INTERNAL."""
 
@@ -64,6 +70,7 @@ HTTP_CODES: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.FAILED_PRECONDITION: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNKNOWN: 500,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }

@@ -24,7 +24,7 @@ from serving.plan import ServicePlan
 from serving.reply_columns import ReplyColumns
 from serving.response import OnlineResponse
 
-Message = TypeVar("Message", pb.GetOnlineFeaturesRequest, pb.DescribeServiceRequest, pb.PushRequest)
+Message = TypeVar("Message", pb.GetOnlineFeaturesRequest, pb.DescribeServiceRequest, pb.PushRequest, pb.PredictRequest)
 
 _REPLY_FORMATS = frozenset(pb.ReplyFormat.values())
 _ON_STALE = {"serve": pb.ON_STALE_SERVE, "null": pb.ON_STALE_NULL, "fail": pb.ON_STALE_FAIL}
@@ -72,13 +72,13 @@ class LookupRequest:
 
 def decode_lookup(message: bytes, limits: Limits) -> LookupRequest:
     """A GetOnlineFeaturesRequest; InputError for malformed bytes and for what is past a limit."""
-    asked = _parsed(pb.GetOnlineFeaturesRequest, message)
+    asked = parsed(pb.GetOnlineFeaturesRequest, message)
     if asked.reply_format not in _REPLY_FORMATS:
         raise InputError(f"reply_format {asked.reply_format} is not known; known: {', '.join(pb.ReplyFormat.keys())}")
     return LookupRequest(
         choice=_choice(asked, limits, asked.full_feature_names),
-        keys=_columns(asked.keys, "join key", limits),
-        request=_columns(asked.request_fields, "request field", limits),
+        keys=decode_columns(asked.keys, "join key", limits),
+        request=decode_columns(asked.request_fields, "request field", limits),
         max_age=timedelta(microseconds=asked.max_age_us) if asked.HasField("max_age_us") else None,
         reply_format=asked.reply_format or pb.REPLY_FORMAT_COLUMNS,
     )
@@ -86,18 +86,19 @@ def decode_lookup(message: bytes, limits: Limits) -> LookupRequest:
 
 def decode_describe(message: bytes, limits: Limits) -> FeatureChoice:
     """A DescribeServiceRequest."""
-    return _choice(_parsed(pb.DescribeServiceRequest, message), limits, False)
+    return _choice(parsed(pb.DescribeServiceRequest, message), limits, False)
 
 
 def decode_push(message: bytes, limits: Limits) -> tuple[str, dict[str, pa.Array]]:
     """(view, columns) of a PushRequest."""
-    asked = _parsed(pb.PushRequest, message)
+    asked = parsed(pb.PushRequest, message)
     if not asked.view:
         raise InputError("the request names no view; set the feature view that the rows belong to")
-    return asked.view, _columns(asked.columns, "column", limits)
+    return asked.view, decode_columns(asked.columns, "column", limits)
 
 
-def _parsed(kind: type[Message], message: bytes) -> Message:
+def parsed(kind: type[Message], message: bytes) -> Message:
+    """The message that the bytes are; InputError when they are not."""
     try:
         return kind.FromString(message)
     except DecodeError as error:
@@ -121,7 +122,8 @@ def feature_choice(service: str, features: tuple[str, ...], full_names: bool, li
     return FeatureChoice(service=service, features=features, full_names=full_names)
 
 
-def _columns(columns: Iterable[pb.Column], what: str, limits: Limits) -> dict[str, pa.Array]:
+def decode_columns(columns: Iterable[pb.Column], what: str, limits: Limits) -> dict[str, pa.Array]:
+    """Name -> column; InputError naming `what` for one that is malformed, given twice, or past a limit."""
     decoded: dict[str, pa.Array] = {}
     for column in columns:
         limits.check_rows(column.rows, f"{what} {column.name!r}")
@@ -150,15 +152,11 @@ class ReplyEncoder:
         """A GetOnlineFeaturesResponse; InputError where the format cannot hold the features."""
         pieces = self._formats[reply_format](response)
         verdicts = pb.GetOnlineFeaturesResponse(
-            rows=response.rows, served_at_us=response.served_at_us, degraded_rows=response.degraded_rows
+            rows=response.rows,
+            served_at_us=response.served_at_us,
+            degraded_rows=response.degraded_rows,
+            views=view_results(response),
         )
-        for view in response.views:
-            verdicts.views.add(
-                view=view.ref,
-                statuses=view.statuses.tobytes(),
-                stale_reasons=view.reasons.tobytes() if view.reasons.any() else b"",
-                event_timestamps=view.event_us.tobytes(),
-            )
         return b"".join([*pieces, verdicts.SerializeToString()])
 
     def _with_columns(self, response: OnlineResponse) -> list[bytes | memoryview]:
@@ -172,6 +170,19 @@ class ReplyEncoder:
     def _matrix_names(self) -> bytes:
         """The matrix without its values: pieces of one message are merged by whoever reads them."""
         return pb.GetOnlineFeaturesResponse(matrix=pb.Matrix(names=self._plan.matrix.names)).SerializeToString()
+
+
+def view_results(response: OnlineResponse) -> list[pb.ViewResult]:
+    """The verdicts, a view each."""
+    return [
+        pb.ViewResult(
+            view=view.ref,
+            statuses=view.statuses.tobytes(),
+            stale_reasons=view.reasons.tobytes() if view.reasons.any() else b"",
+            event_timestamps=view.event_us.tobytes(),
+        )
+        for view in response.views
+    ]
 
 
 def _with_arrow_ipc(response: OnlineResponse) -> list[bytes | memoryview]:

@@ -1,4 +1,4 @@
-"""Build hook: compiles proto/ into featurestore_client/_pb (git-ignored), for this distribution and the main one.
+"""Build hook: compiles proto/featurestore into featurestore_client/_pb (git-ignored), for both distributions.
 
 In a checkout the .proto files lie at the top; a source distribution of the client brings its own copy. Files keep
 their names in the descriptors (`featurestore/serving/v1/serving.proto`), as clients in other languages see them.
@@ -16,6 +16,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path(__file__).resolve().parent
+#: What of proto/ is the client's.
+PACKAGE = "featurestore"
 TARGET = HERE / "src" / "featurestore_client" / "_pb"
 INIT_TEXT = '"""Generated from proto/ by hatch_build.py; not edited, not committed."""\n'
 
@@ -39,9 +41,9 @@ def protoc(source: Path, protos: list[str], out: Path) -> None:
         raise RuntimeError(f"protoc refused proto/:\n{done.stdout}{done.stderr}")
 
 
-def compiled(source: Path) -> dict[str, str]:
-    """Every file of the generated package, path below `_pb` -> text."""
-    protos = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.proto"))
+def compiled(source: Path, package: str) -> dict[str, str]:
+    """Every file generated for a folder of `source`, path below `_pb` -> text."""
+    protos = sorted(path.relative_to(source).as_posix() for path in (source / package).rglob("*.proto"))
     with tempfile.TemporaryDirectory() as scratch:
         generated = Path(scratch)
         if protos:
@@ -54,14 +56,14 @@ def compiled(source: Path) -> dict[str, str]:
     return files | {(Path(package) / "__init__.py").as_posix(): INIT_TEXT for package in packages}
 
 
-def regenerate() -> int:
-    """Bring `_pb` in line with proto/: write what changed, remove what has no source. Returns the file count."""
-    files = compiled(proto_folder())
-    for stale in TARGET.rglob("*.py*"):
-        if "__pycache__" not in stale.parts and stale.relative_to(TARGET).as_posix() not in files:
+def regenerate(package: str = PACKAGE, target: Path = TARGET) -> int:
+    """Bring `target` in line with proto/: write what changed, remove what has no source. Returns the file count."""
+    files = compiled(proto_folder(), package)
+    for stale in target.rglob("*.py*"):
+        if "__pycache__" not in stale.parts and stale.relative_to(target).as_posix() not in files:
             stale.unlink()
     for name, text in files.items():
-        path = TARGET / name
+        path = target / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

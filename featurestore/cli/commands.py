@@ -45,4 +45,5 @@ COMMANDS: dict[str, Command] = {
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
     "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),
+    "sidecar": Command("featurestore.cli.sidecar", "run models beside it, over the Open Inference Protocol", _SERVING),
 }

@@ -8,6 +8,7 @@ from featurestore.settings import Settings
 from serving.logs import LogOptions
 from serving.served_log import ServedLogOptions
 from serving.server import ServeOptions
+from serving.sidecar import SidecarAccess
 from serving.telemetry import TelemetryOptions, TracingOptions
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
@@ -47,6 +48,7 @@ def serve_options(
         telemetry=_telemetry(settings, metrics_folder),
         rest=None if rest_port is None else (settings.rest.host, rest_port),
         served_log=_served_log(settings),
+        sidecar=_sidecar(settings),
     )
 
 
@@ -66,6 +68,19 @@ def _served_log(settings: Settings) -> ServedLogOptions | None:
     if log.path is None:
         return None
     return ServedLogOptions(folder=log.path, sample=log.sample, max_bytes=log.max_bytes, queue_rows=log.queue_rows)
+
+
+def _sidecar(settings: Settings) -> SidecarAccess | None:
+    inference = settings.inference
+    if inference.address is None:
+        return None
+    return SidecarAccess(
+        address=inference.address,
+        timeout_s=inference.timeout_s,
+        retries=inference.retries,
+        unsigned=inference.unsigned,
+        message_bytes_max=settings.serving.max_message_bytes,
+    )
 
 
 def _telemetry(settings: Settings, metrics_folder: Path | None) -> TelemetryOptions:

@@ -175,7 +175,7 @@ def test_who_comes_when_all_is_full_is_told_when_to_come_back(backend: Backend) 
     """Rooms without a place: nothing is looked at, not even whether the body is JSON."""
     full = Admission(1, 0)
     full.in_flight = 1
-    rooms = Rooms(lookups=full, large=full, questions=full, pushes=full, rest=full)
+    rooms = Rooms(lookups=full, large=full, questions=full, pushes=full, predictions=full, rest=full)
     with (
         gateway(backend.engine(), Telemetry(), backend.limits, push=backend.push_door(), rooms=rooms) as base,
         httpx.Client(base_url=base) as rest,

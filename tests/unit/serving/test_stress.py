@@ -15,7 +15,7 @@ from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.errors import RETRY_AFTER_MS
-from serving.breaker import FAILURES_MAX, BreakerState
+from serving.circuit import FAILURES_MAX, CircuitState
 from serving.engine import INLINE_BYTES_MAX
 from serving.server import THREADS_MAX, ServeOptions
 from serving.servicer import SERVICE
@@ -142,13 +142,13 @@ def test_the_breaker_shows_whether_requests_reach_the_store(redis_server: RedisP
     engine = backend.engine()
     options = ServeOptions(port=0, poll_s=0.2, drain_s=2.0, store_timeout_s=0.5)
     with server(engine, options) as running, Caller(running.target) as caller:
-        assert (caller.status(), engine.breaker_state) == (Status.PRESENT, BreakerState.CLOSED)
+        assert (caller.status(), engine.breaker_state) == (Status.PRESENT, CircuitState.CLOSED)
         redis_server.pause()
-        while engine.breaker_state is BreakerState.CLOSED:
+        while engine.breaker_state is CircuitState.CLOSED:
             assert caller.refusal(2.0) is UNAVAILABLE
-        until(lambda: engine.breaker_state is BreakerState.OPEN)
+        until(lambda: engine.breaker_state is CircuitState.OPEN)
         redis_server.resume()
-        until(lambda: engine.breaker_state is BreakerState.CLOSED)
+        until(lambda: engine.breaker_state is CircuitState.CLOSED)
 
 
 def test_requests_under_way_are_answered_while_the_server_drains(redis_server: RedisProcess, backend: Backend) -> None:

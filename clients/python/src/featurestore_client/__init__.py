@@ -19,6 +19,7 @@ from featurestore_client.errors import (
     Unavailable,
 )
 from featurestore_client.freshness import FreshnessReport, ViewFreshness
+from featurestore_client.predicting import PredictReply
 from featurestore_client.pushing import PushRejection, PushReply, PushStatus
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Retries
@@ -36,6 +37,7 @@ __all__ = [
     "OnlineReply",
     "Overloaded",
     "PermissionDenied",
+    "PredictReply",
     "PushRejection",
     "PushReply",
     "PushStatus",

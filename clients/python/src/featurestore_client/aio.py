@@ -18,6 +18,7 @@ from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
 from featurestore_client.freshness import FreshnessReport
+from featurestore_client.predicting import OnMissing, PredictReply, predict
 from featurestore_client.pushing import PushReply
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Attempts, Retries
@@ -75,6 +76,24 @@ class AsyncFeatureClient:
     ) -> ServiceDescription:
         """As FeatureClient.describe_service."""
         return await self._answer(calls.describe(service), self._retries, timeout_s, metadata)
+
+    async def predict(
+        self,
+        service: str,
+        model: str,
+        keys: Mapping[str, Any],
+        *,
+        request: Mapping[str, Any] | None = None,
+        max_age: timedelta | None = None,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        on_missing: OnMissing = "fill",
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> PredictReply:
+        """As FeatureClient.predict."""
+        call = predict(service, model, keys, request, max_age, version, outputs, on_missing)
+        return await self._answer(call, self._retries, timeout_s, metadata)
 
     async def push(
         self, view: str, columns: Mapping[str, Any], *, timeout_s: float | None = None, metadata: Metadata = ()

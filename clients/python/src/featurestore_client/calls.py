@@ -67,10 +67,11 @@ class Call(Generic[Answer]):
 LOOKUP = Method(f"/{_SERVICE.full_name}/GetOnlineFeatures", pb.GetOnlineFeaturesResponse.FromString)
 FRESHNESS = Method(f"/{_SERVICE.full_name}/GetFreshness", pb.GetFreshnessResponse.FromString)
 PUSH = Method(f"/{_SERVICE.full_name}/Push", pb.PushResponse.FromString)
+PREDICT = Method(f"/{_SERVICE.full_name}/Predict", pb.PredictResponse.FromString)
 DESCRIBE = Method(f"/{_SERVICE.full_name}/DescribeService", pb.DescribeServiceResponse.FromString)
 #: grpc.health.v1 by its two bytes, so that its generated code need not be installed.
 HEALTH = Method("/grpc.health.v1.Health/Check", bytes)
-METHODS = (LOOKUP, PUSH, DESCRIBE, FRESHNESS, HEALTH)
+METHODS = (LOOKUP, PUSH, PREDICT, DESCRIBE, FRESHNESS, HEALTH)
 _SERVING = b"\x08\x01"
 
 

@@ -17,6 +17,7 @@ from featurestore_client.calls import Answer, Metadata, ReplyFormat
 from featurestore_client.description import ServiceDescription
 from featurestore_client.errors import RequestFailed, request_failed
 from featurestore_client.freshness import FreshnessReport
+from featurestore_client.predicting import OnMissing, PredictReply, predict
 from featurestore_client.pushing import PushReply
 from featurestore_client.reply import OnlineReply
 from featurestore_client.retries import Attempts, Retries
@@ -82,6 +83,28 @@ class FeatureClient:
     ) -> ServiceDescription:
         """What the service, or a list of features, takes and gives."""
         return self._answer(calls.describe(service), self._retries, timeout_s, metadata)
+
+    def predict(
+        self,
+        service: str,
+        model: str,
+        keys: Mapping[str, Any],
+        *,
+        request: Mapping[str, Any] | None = None,
+        max_age: timedelta | None = None,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        on_missing: OnMissing = "fill",
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> PredictReply:
+        """What a model says of the entities in `keys`, from their features in `service`, whose model it must be.
+
+        `version` and `outputs` default to what the model's server chooses, and to all. `on_missing="fail"` refuses rows
+        without features; else the model sees their fills. The others are those of `get_online_features`.
+        """
+        call = predict(service, model, keys, request, max_age, version, outputs, on_missing)
+        return self._answer(call, self._retries, timeout_s, metadata)
 
     def push(
         self, view: str, columns: Mapping[str, Any], *, timeout_s: float | None = None, metadata: Metadata = ()

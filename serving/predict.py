@@ -1,0 +1,189 @@
+"""Predict: keys to features to matrix to model. A model never sees features that it was not trained on.
+
+The matrix is the one of training (`featurestore.matrix`). Before a model is fed, its signature is compared with the
+service's; our sidecar compares once more, in the version that answers, so that no switch in between is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import numpy as np
+
+from featurestore.errors import InputError, ModelFailed, ServingError, StoreUnreachable
+from featurestore.model_signature import differences, model_fields
+from featurestore.status import Status
+from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from serving.access.principal import Principal
+from serving.circuit import CircuitState
+from serving.engine import Engine
+from serving.inference._pb.inference import open_inference_pb2 as inference
+from serving.observing import Stage, mark
+from serving.plan import ServicePlan
+from serving.response import OnlineResponse
+from serving.sidecar import SIGNATURE, ModelDescription, Sidecar, SidecarAccess, infer_request, raw_outputs
+from serving.wire import FeatureChoice, Limits, LookupRequest, decode_columns, parsed, view_results
+
+#: How long what a model says of itself is believed; our sidecar looks at signatures in every call.
+DESCRIBED_S = 10.0
+
+
+class Predictor:
+    """Answers PredictRequests with the features of an engine and the models of a sidecar."""
+
+    def __init__(self, engine: Engine, sidecar: Sidecar, limits: Limits) -> None:
+        self._engine, self._sidecar, self._limits = engine, sidecar, limits
+        #: (model, version asked for) -> what it is, and until when that is believed.
+        self._described: dict[tuple[str, str], tuple[ModelDescription, float]] = {}
+
+    @property
+    def sidecar_state(self) -> CircuitState:
+        """Whether requests reach the sidecar."""
+        return self._sidecar.state
+
+    async def predict(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
+        """A PredictResponse for a PredictRequest of this principal."""
+        mark(Stage.QUEUE)
+        asked = parsed(pb.PredictRequest, message)
+        request = _lookup_request(asked, self._limits)
+        principal.require_read(asked.service)
+        _, response = await self._engine.respond(request, threads)
+        _require_known(response, asked)
+        matrix = response.to_matrix()
+        mark(Stage.DECODE)
+        model = await self._fit(asked, response.plan)
+        reply = await self._infer(asked, model, response.plan, matrix)
+        mark(Stage.MODEL)
+        encoded = _encode(asked, response, reply)
+        mark(Stage.ENCODE)
+        self._engine.sent(response)
+        return encoded
+
+    async def _infer(
+        self, asked: pb.PredictRequest, model: ModelDescription, plan: ServicePlan, matrix: np.ndarray
+    ) -> inference.ModelInferResponse:
+        if unknown := [name for name in asked.outputs if name not in model.outputs]:
+            raise InputError(
+                f"model {asked.model!r} gives no output {', '.join(map(repr, unknown))}; it gives: "
+                f"{', '.join(model.outputs)}"
+            )
+        request = infer_request(
+            asked.model, asked.model_version, model.inputs[0][0], matrix.shape, matrix.tobytes(), asked.outputs
+        )
+        if model.signature is not None:
+            request.parameters[SIGNATURE].string_param = plan.signature
+        try:
+            reply = await self._sidecar.infer(request)
+        except ServingError:
+            # Perhaps the model is another one by now; the next request asks what it is.
+            self._described.pop((asked.model, asked.model_version), None)
+            raise
+        if reply.model_version != model.version and model.signature is None and asked.model_version == "":
+            # A server that looks at no signature answered with a version that we have not seen.
+            self._require_fit(asked.model, await self._sidecar.describe(asked.model, reply.model_version), plan)
+        return reply
+
+    async def _fit(self, asked: pb.PredictRequest, plan: ServicePlan) -> ModelDescription:
+        """What the model is; ServingError when it was not trained on this service."""
+        key, now_s = (asked.model, asked.model_version), asyncio.get_running_loop().time()
+        described, until_s = self._described.get(key, (None, 0.0))
+        if described is None or until_s < now_s:
+            described = await self._sidecar.describe(*key)
+            self._described[key] = described, now_s + DESCRIBED_S
+        try:
+            self._require_fit(asked.model, described, plan)
+        except ServingError:
+            del self._described[key]
+            raise
+        return described
+
+    def _require_fit(self, name: str, model: ModelDescription, plan: ServicePlan) -> None:
+        if model.signature is not None:
+            if model.signature.get("signature") != plan.signature:
+                raise ServingError(self._misfit(name, model.signature, plan))
+        elif not self._sidecar.access.unsigned:
+            raise ServingError(
+                f"model {name!r} has no signature that says what it was trained on; put signature.json beside it, or "
+                "set inference.unsigned = true to feed it all the same"
+            )
+        width = plan.matrix.width
+        taken = [f"{name} {datatype} {list(shape)}" for name, datatype, shape in model.inputs]
+        if len(model.inputs) != 1 or model.inputs[0][1] != "FP32" or model.inputs[0][2][1:] not in ((width,), (-1,)):
+            raise ServingError(
+                f"model {name!r} takes {', '.join(taken)}, {plan.owner} gives one FP32 [-1, {width}]; "
+                "export it with one matrix as its input"
+            )
+
+    def _misfit(self, name: str, signature: dict[str, object], plan: ServicePlan) -> str:
+        fields = signature.get("fields")
+        theirs = fields if isinstance(fields, list) else []
+        told = differences(theirs, model_fields(plan.service, self._engine.catalog.views))
+        return (
+            f"model {name!r} was trained on feature service {signature.get('feature_service')!r} of another signature "
+            f"than {plan.owner} has now: {'; '.join(told[:10]) or 'the rule of the cast'}"
+            f"{f' and {len(told) - 10} more' if len(told) > 10 else ''}; train it on this service, or serve the one it "
+            "was trained on"
+        )
+
+
+@asynccontextmanager
+async def predicting(engine: Engine, access: SidecarAccess | None, limits: Limits) -> AsyncIterator[Predictor | None]:
+    """A predictor, where the settings name a sidecar; its channel is open meanwhile."""
+    if access is None:
+        yield None
+        return
+    sidecar = Sidecar(access)
+    try:
+        yield Predictor(engine, sidecar, limits)
+    finally:
+        await sidecar.close()
+
+
+def _lookup_request(asked: pb.PredictRequest, limits: Limits) -> LookupRequest:
+    if not asked.service or not asked.model:
+        raise InputError("the request names no service, or no model; set both")
+    return LookupRequest(
+        choice=FeatureChoice(service=asked.service),
+        keys=decode_columns(asked.keys, "join key", limits),
+        request=decode_columns(asked.request_fields, "request field", limits),
+        max_age=timedelta(microseconds=asked.max_age_us) if asked.HasField("max_age_us") else None,
+    )
+
+
+def _require_known(response: OnlineResponse, asked: pb.PredictRequest) -> None:
+    """Rows that could not be read are never predicted from; those that are not there only where that is wanted."""
+    for view in response.views:
+        if unread := int(np.count_nonzero(view.statuses == Status.ERROR)):
+            raise StoreUnreachable(f"{unread} rows of {view.ref} could not be read; try again when the store answers")
+    if asked.on_missing != pb.ON_MISSING_FAIL:
+        return
+    for view in response.views:
+        gone = (view.statuses == Status.NOT_FOUND) | (view.statuses == Status.EXPIRED)
+        if count := int(np.count_nonzero(gone)):
+            raise ServingError(
+                f"{count} rows of {view.ref} are missing or expired, the first is row {int(gone.argmax())}; publish "
+                "them, leave them out, or let the model see the fills (ON_MISSING_FILL)"
+            )
+
+
+def _encode(asked: pb.PredictRequest, response: OnlineResponse, told: inference.ModelInferResponse) -> bytes:
+    reply = pb.PredictResponse(
+        rows=response.rows,
+        views=view_results(response),
+        served_at_us=response.served_at_us,
+        degraded_rows=response.degraded_rows,
+        model=told.model_name,
+        model_version=told.model_version,
+    )
+    for tensor, values in zip(told.outputs, raw_outputs(told), strict=True):
+        if list(tensor.shape[:1]) != [response.rows]:
+            raise ModelFailed(
+                f"output {tensor.name!r} of model {asked.model!r} has shape {list(tensor.shape)} for {response.rows} "
+                "rows; export it with one row out for each row in"
+            )
+        reply.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, values=values)
+    return reply.SerializeToString()
