@@ -1,7 +1,7 @@
 """How hard the properties look: 500 examples in CI, HYPOTHESIS_PROFILE=quick while working on a rule.
 
-Those that write each example into a database take 250 in CI on each engine, those that replay it on both pairs of stores
-100; all take 500 in `make test-all`, the profile `all`.
+Those that write each example into a database take 250 in CI on each engine, those that replay it on both pairs of
+stores 100; all take 500 in `make test-all`, the profile `all`.
 """
 
 from __future__ import annotations
