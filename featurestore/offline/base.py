@@ -125,6 +125,12 @@ class OfflineStore(Protocol):
         """The greatest qualifying row per entity, streamed: keys, event, created, `_sequence`, `_schema`, fields."""
         ...
 
+    def rows_up_to(
+        self, view: FeatureView, position: int, batch_rows: int
+    ) -> AbstractContextManager[pa.RecordBatchReader]:
+        """All history rows up to a position, streamed in the columns of `latest`, in any order."""
+        ...
+
     def pending(self, query: LatestRows) -> Pending:
         """What qualifies, in numbers; times in microseconds."""
         ...

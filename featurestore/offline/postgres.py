@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -227,14 +227,15 @@ class PostgresOfflineStore:
             more = _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
         return pa.concat_tables([answers, more])
 
-    @contextmanager
-    def latest(self, query: LatestRows, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:
         """The greatest qualifying row per entity, streamed over a connection of its own."""
-        schema = history_schema(query.view)
-        with self._connections.lent() as connection:
-            self._require(connection, query.view)
-            with _sent(connection, compile.latest(query, POSTGRES), schema) as rows:
-                yield pa.RecordBatchReader.from_batches(schema, _batches(rows, schema, batch_rows))
+        return self._streamed(query.view, compile.latest(query, POSTGRES), batch_rows)
+
+    def rows_up_to(
+        self, view: FeatureView, position: int, batch_rows: int
+    ) -> AbstractContextManager[pa.RecordBatchReader]:
+        """All history rows up to a position, streamed over a connection of its own."""
+        return self._streamed(view, compile.rows_up_to(self._project, view, position, POSTGRES), batch_rows)
 
     def pending(self, query: LatestRows) -> Pending:
         """What qualifies, in numbers; times in microseconds."""
@@ -282,6 +283,14 @@ class PostgresOfflineStore:
             return _table(connection, newest, QUARANTINE_SCHEMA)
 
     # ------------------------------------------------------------------ parts
+
+    @contextmanager
+    def _streamed(self, view: FeatureView, query: str, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+        schema = history_schema(view)
+        with self._connections.lent() as connection:
+            self._require(connection, view)
+            with _sent(connection, query, schema) as rows:
+                yield pa.RecordBatchReader.from_batches(schema, _batches(rows, schema, batch_rows))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
