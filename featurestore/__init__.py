@@ -30,6 +30,7 @@ from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.source import FileSource, SqlSource
 from featurestore.status import Status
+from featurestore.view_rules import Condition, Reference, Volume
 
 if TYPE_CHECKING:
     from featurestore.feature_store import FeatureStore
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bool",
     "Bytes",
+    "Condition",
     "Date",
     "Decimal",
     "Entity",
@@ -54,6 +56,7 @@ __all__ = [
     "Int32",
     "Int64",
     "List",
+    "Reference",
     "ShiftedClock",
     "SqlSource",
     "Status",
@@ -61,6 +64,7 @@ __all__ = [
     "SystemClock",
     "Timestamp",
     "Vector",
+    "Volume",
     "__version__",
 ]
 

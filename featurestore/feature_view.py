@@ -11,8 +11,7 @@ from featurestore.entity import Entity
 from featurestore.field import Field
 from featurestore.location import Location, definition_site
 from featurestore.source import Source
-
-ON_VIOLATION = ("reject", "quarantine", "warn")
+from featurestore.view_rules import Condition, Reference, Volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +61,12 @@ class FeatureView:
     `ttl`: a value older than this is EXPIRED; None never expires. `freshness`: how far the newest published
     event may lag behind the clock before rows are STALE; None promises nothing. `on_violation`: what happens
     to rows that break the contract: "reject" the batch, "quarantine" the rows, or "warn" and keep them.
+
+    Rules of whole rows: `conditions`; `references` to entities of other views; `unique`: no two rows of a batch share
+    join keys and times but differ in values; `future_tolerance`: how far an event time may lie ahead of the clock.
+    Expectations of the history as a whole, which `validate` judges: `volume`, and `largest_gap` between an event time
+    and the next one of the view. `max_breach_share`: a run in which a greater share of rows breaks the contract stops
+    before anything is published.
     """
 
     name: str
@@ -73,6 +78,13 @@ class FeatureView:
     owner: str = ""
     version: int = 1
     on_violation: str = "reject"
+    conditions: Sequence[Condition] = ()
+    references: Sequence[Reference] = ()
+    unique: bool = False
+    future_tolerance: timedelta | None = None
+    volume: Volume | None = None
+    largest_gap: timedelta | None = None
+    max_breach_share: float | None = None
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
@@ -80,6 +92,8 @@ class FeatureView:
     def __post_init__(self) -> None:
         object.__setattr__(self, "entities", tuple(self.entities))
         object.__setattr__(self, "schema", tuple(self.schema))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        object.__setattr__(self, "references", tuple(self.references))
 
     @property
     def ref(self) -> str:

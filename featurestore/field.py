@@ -18,7 +18,7 @@ class Field:
     Bounds are rounded to `dtype` here, once, and compared in it, so `le=0.1` on a float32 admits the float32
     nearest to 0.1. NaN breaks any bound unless `allow_nan`. `pattern` is RE2 and must match the whole string.
     Lengths count Unicode code points of a string, bytes of a bytes value and elements of a list.
-    `default` fills the field only in rows written before the field existed.
+    `default` fills the field only in rows written before the field existed. `on_violation` overrides the view's.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Field:
     min_length: int | None = None
     max_length: int | None = None
     default: object = None
+    on_violation: str | None = None
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from featurestore.compiler import append_rows, history_table, latest_rows, names, nearest_rows
+from featurestore.compiler import append_rows, history_rules, history_table, latest_rows, names, nearest_rows
 from featurestore.compiler.dialects.base import Dialect
 from featurestore.compiler.dialects.duckdb import DUCKDB
 from featurestore.compiler.dialects.postgres import POSTGRES
+from featurestore.compiler.history_rules import HistoryStretch
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import (
     Pass,
@@ -76,6 +77,28 @@ def rows_at(project: str, view: FeatureView, dialect: Dialect) -> str:
 def known_rows(project: str, view: FeatureView, dialect: Dialect) -> str:
     """SQL for what history knows of the rows in `_incoming`."""
     return dialect.sql(append_rows.known_rows(project, view, dialect))
+
+
+def entities_among(project: str, view: FeatureView, dialect: Dialect) -> str:
+    """SQL for the `_row` of those rows of `_incoming` whose join keys are an entity of the view's history."""
+    incoming = exp.Table(this=exp.to_identifier(names.INCOMING, quoted=True))
+    asked = exp.select(names.column(names.ROW)).from_(incoming)
+    return dialect.sql(dialect.semi_join(asked, names.history(project, view), tuple(view.join_keys)))
+
+
+def row_volume(project: str, stretch: HistoryStretch, dialect: Dialect) -> str:
+    """SQL for the rows in the declared windows of a history: `history_rules.row_volume`."""
+    return dialect.sql(history_rules.row_volume(project, stretch, dialect))
+
+
+def event_gaps(project: str, stretch: HistoryStretch, dialect: Dialect) -> str:
+    """SQL for the gaps between event times of a history: `history_rules.event_gaps`."""
+    return dialect.sql(history_rules.event_gaps(project, stretch, dialect))
+
+
+def order_keys(project: str, stretch: HistoryStretch, dialect: Dialect) -> str:
+    """SQL for corrected rows and repeated order keys of a history: `history_rules.order_keys`."""
+    return dialect.sql(history_rules.order_keys(project, stretch, dialect))
 
 
 def history_ddl(project: str, view: FeatureView, dialect: Dialect = DUCKDB) -> list[str]:

@@ -22,6 +22,10 @@ from featurestore.feature_view import FeatureView
 from featurestore.offline.served import Stretch
 
 Mask = NDArray[np.bool_]
+#: Writes SQL about a history: question(project, dialect=...).
+Question = Callable[..., str]
+#: Rows as they come; the store works for as long as the block lasts.
+RowStream = AbstractContextManager[pa.RecordBatchReader]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +125,11 @@ class OfflineStore(Protocol):
         """
         ...
 
-    def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
         """The greatest qualifying row per entity, streamed: keys, event, created, `_sequence`, `_schema`, fields."""
         ...
 
-    def rows_up_to(
-        self, view: FeatureView, position: int, batch_rows: int
-    ) -> AbstractContextManager[pa.RecordBatchReader]:
+    def rows_up_to(self, view: FeatureView, position: int, batch_rows: int) -> RowStream:
         """All history rows up to a position, streamed in the columns of `latest`, in any order."""
         ...
 
@@ -145,6 +147,15 @@ class OfflineStore(Protocol):
 
     def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
         """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
+        ...
+
+    def ask(
+        self, view: FeatureView, question: Question, answer: pa.Schema, incoming: pa.Table | None = None
+    ) -> pa.Table:
+        """The answer to SQL about the view's history, in the types of `answer`.
+
+        `incoming` stands in `_incoming`; its columns are some of the history's, and the compiler's own.
+        """
         ...
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:

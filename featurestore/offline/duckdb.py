@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,16 @@ from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.errors import NotFoundError, StoreBusy, StoreUnreachable
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import NO_HISTORY, QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, Pending, history_schema
+from featurestore.offline.base import (
+    NO_HISTORY,
+    QUARANTINE_SCHEMA,
+    AppendCounts,
+    ArrivedRows,
+    Pending,
+    Question,
+    RowStream,
+    history_schema,
+)
 from featurestore.offline.duckdb_faults import holder_of, translated
 from featurestore.offline.interrupts import interruptible
 from featurestore.offline.served import Stretch
@@ -157,13 +167,11 @@ class DuckDBOfflineStore:
                 answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
         return answers.cast(schema)
 
-    def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
         """The greatest qualifying row per entity, streamed; the file stays open for the block."""
         return self._streamed(query.view, compile.latest(query, DUCKDB), batch_rows)
 
-    def rows_up_to(
-        self, view: FeatureView, position: int, batch_rows: int
-    ) -> AbstractContextManager[pa.RecordBatchReader]:
+    def rows_up_to(self, view: FeatureView, position: int, batch_rows: int) -> RowStream:
         """All history rows up to a position, streamed; the file stays open for the block."""
         return self._streamed(view, compile.rows_up_to(self._project, view, position, DUCKDB), batch_rows)
 
@@ -178,31 +186,27 @@ class DuckDBOfflineStore:
     def entities(self, query: LatestRows) -> pa.Table:
         """The distinct join keys of the qualifying rows."""
         keys = pa.schema([(name, arrow_type(dtype)) for name, dtype in query.view.join_keys.items()])
-        with self._session(write=False) as connection:
-            self._require(connection, query.view.ref)
-            return connection.sql(compile.entities(query, DUCKDB)).to_arrow_table().cast(keys)
+        return self.ask(query.view, lambda project, dialect: compile.entities(query, dialect), keys)
 
     def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
         """The history rows with the given sequences, in the columns of `latest`, in any order."""
-        with self._session(write=False) as connection:
-            self._require(connection, view.ref)
-            connection.register(names.INCOMING, pa.table({names.SEQUENCE: sequences}))
-            try:
-                return (
-                    connection.sql(compile.rows_of(self._project, view, DUCKDB))
-                    .to_arrow_table()
-                    .cast(history_schema(view))
-                )
-            finally:
-                connection.unregister(names.INCOMING)
+        return self.ask(
+            view, partial(compile.rows_of, view=view), history_schema(view), pa.table({names.SEQUENCE: sequences})
+        )
 
     def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
         """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
-        with self._session(write=False) as connection:
+        return self.ask(view, partial(compile.rows_at, view=view), history_schema(view), places)
+
+    def ask(
+        self, view: FeatureView, question: Question, answer: pa.Schema, incoming: pa.Table | None = None
+    ) -> pa.Table:
+        """The answer to SQL about the view's history; see the protocol."""
+        with self._session(write=False) as connection, ExitStack() as registered:
             self._require(connection, view.ref)
-            with _registered(connection, names.INCOMING, places):
-                found = connection.sql(compile.rows_at(self._project, view, DUCKDB)).to_arrow_table()
-        return found.cast(history_schema(view))
+            if incoming is not None:
+                registered.enter_context(_registered(connection, names.INCOMING, incoming))
+            return connection.sql(question(self._project, dialect=DUCKDB)).to_arrow_table().cast(answer)
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:
         """The newest quarantined rows of a view."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from featurestore.offline.base import (
     ArrivedRows,
     Mask,
     Pending,
+    Question,
+    RowStream,
     history_schema,
 )
 from featurestore.offline.postgres_connection import Connection, Connections
@@ -227,13 +230,11 @@ class PostgresOfflineStore:
             more = _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
         return pa.concat_tables([answers, more])
 
-    def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
         """The greatest qualifying row per entity, streamed over a connection of its own."""
         return self._streamed(query.view, compile.latest(query, POSTGRES), batch_rows)
 
-    def rows_up_to(
-        self, view: FeatureView, position: int, batch_rows: int
-    ) -> AbstractContextManager[pa.RecordBatchReader]:
+    def rows_up_to(self, view: FeatureView, position: int, batch_rows: int) -> RowStream:
         """All history rows up to a position, streamed over a connection of its own."""
         return self._streamed(view, compile.rows_up_to(self._project, view, position, POSTGRES), batch_rows)
 
@@ -249,23 +250,26 @@ class PostgresOfflineStore:
     def entities(self, query: LatestRows) -> pa.Table:
         """The distinct join keys of the qualifying rows."""
         keys = pa.schema([(name, arrow_type(dtype)) for name, dtype in query.view.join_keys.items()])
-        with self._connections.lent() as connection:
-            self._require(connection, query.view)
-            return _table(connection, compile.entities(query, POSTGRES), keys)
+        return self.ask(query.view, lambda project, dialect: compile.entities(query, dialect), keys)
 
     def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
         """The history rows with the given sequences, in the columns of `latest`, in any order."""
-        with self._transaction() as connection:
-            self._require(connection, view)
-            self._place(connection, view, names.INCOMING, pa.table({names.SEQUENCE: sequences}))
-            return _table(connection, compile.rows_of(self._project, view, POSTGRES), history_schema(view))
+        places = pa.table({names.SEQUENCE: sequences})
+        return self.ask(view, partial(compile.rows_of, view=view), history_schema(view), places)
 
     def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
         """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
+        return self.ask(view, partial(compile.rows_at, view=view), history_schema(view), places)
+
+    def ask(
+        self, view: FeatureView, question: Question, answer: pa.Schema, incoming: pa.Table | None = None
+    ) -> pa.Table:
+        """The answer to SQL about the view's history; see the protocol."""
         with self._transaction() as connection:
             self._require(connection, view)
-            self._place(connection, view, names.INCOMING, places)
-            return _table(connection, compile.rows_at(self._project, view, POSTGRES), history_schema(view))
+            if incoming is not None:
+                self._place(connection, view, names.INCOMING, incoming)
+            return _table(connection, question(self._project, dialect=POSTGRES), answer)
 
     def quarantined(self, ref: str, limit: int) -> pa.Table:
         """The newest quarantined rows of a view."""
@@ -281,8 +285,6 @@ class PostgresOfflineStore:
             if not self._has_table(connection, names.QUARANTINE):
                 return QUARANTINE_SCHEMA.empty_table()
             return _table(connection, newest, QUARANTINE_SCHEMA)
-
-    # ------------------------------------------------------------------ parts
 
     @contextmanager
     def _streamed(self, view: FeatureView, query: str, batch_rows: int) -> Iterator[pa.RecordBatchReader]:

@@ -19,6 +19,7 @@ from featurestore.field import Field
 from featurestore.fingerprint import definition_fingerprint, service_signature
 from featurestore.registry.validate_field import lower_bound, upper_bound
 from featurestore.source import SqlSource
+from featurestore.view_rules import Reference, Volume
 
 Impact = Literal["compatible", "signature", "breaking"]
 #: From harmless to harmful.
@@ -60,6 +61,7 @@ def view_changes(applied: FeatureView, declared: FeatureView, schemas: Mapping[i
         if name in declared.fields:
             changes += _field_changes(before, declared.fields[name], always=name in first)
     changes += [*_source_changes(applied, declared), *_promise_changes(applied, declared)]
+    changes += _view_rule_changes(applied, declared)
     return changes + list(_labels(applied, declared))
 
 
@@ -130,6 +132,8 @@ def _field_changes(before: Field, after: Field, *, always: bool) -> Iterator[Cha
             yield Change(what=what)
         else:
             yield Change(what=f"{what}, which rewrites rows from before the field", impact="breaking")
+    if before.on_violation != after.on_violation:
+        yield Change(what=f"{name}: on_violation {before.on_violation} -> {after.on_violation}")
     if any(getattr(before, label) != getattr(after, label) for label in ("description", "tags")):
         yield Change(what=f"{name}: description or tags")
 
@@ -217,6 +221,56 @@ def _promise_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Ch
         yield Change(what=f"freshness {_duration(applied.freshness)} -> {_duration(declared.freshness)}")
     if applied.on_violation != declared.on_violation:
         yield Change(what=f"on_violation {applied.on_violation} -> {declared.on_violation}")
+
+
+# ------------------------------------------------------------------ rules of whole rows, expectations of the history
+
+
+def _view_rule_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
+    conditions = [{rule.name: rule for rule in view.conditions} for view in (applied, declared)]
+    yield from _listed_changes("condition", *conditions, meaning=("sql",))
+    references = [{reference_name(rule): rule for rule in view.references} for view in (applied, declared)]
+    yield from _listed_changes("reference", *references)
+    if applied.unique != declared.unique:
+        yield _judged(f"unique {applied.unique} -> {declared.unique}", narrower=declared.unique)
+    ahead = (applied.future_tolerance, declared.future_tolerance)
+    yield from _limit_change("future_tolerance", *ahead, lambda old, new: bool(new < old))
+    for name in ("volume", "largest_gap", "max_breach_share"):  # they judge the whole and refuse no row
+        old, new = getattr(applied, name), getattr(declared, name)
+        if old != new:
+            yield Change(what=f"{name} {_expected(old)} -> {_expected(new)}")
+
+
+def _listed_changes(
+    kind: str, before: Mapping[str, Any], after: Mapping[str, Any], *, meaning: Sequence[str] = ()
+) -> Iterator[Change]:
+    """Rules by name; `meaning`: the attributes that decide which rows keep the rule."""
+    for name in before:
+        if name not in after:
+            yield _judged(f"{kind} {name} is dropped", narrower=False)
+    for name, rule in after.items():
+        if name not in before:
+            yield _judged(f"{kind} {name} is added", narrower=True)
+            continue
+        for attribute in ("sql", "on_violation", "description"):
+            old, new = getattr(before[name], attribute, None), getattr(rule, attribute, None)
+            if old != new:
+                yield _judged(f"{kind} {name}: {attribute} {old!r} -> {new!r}", narrower=attribute in meaning)
+
+
+def reference_name(rule: Reference) -> str:
+    """A reference in words: what names what."""
+    columns = ", ".join(f"{ours} as {theirs}" if ours != theirs else ours for theirs, ours in rule.columns.items())
+    return f"of {columns} to {rule.view}" if columns else f"to {rule.view}"
+
+
+def _expected(value: object) -> str:
+    if isinstance(value, Volume):
+        limits = [
+            f"{words} {n}" for words, n in (("at least", value.at_least), ("at most", value.at_most)) if n is not None
+        ]
+        return f"{' and '.join(limits)} rows per {value.per}"
+    return "none" if value is None else str(value)
 
 
 # ------------------------------------------------------------------ words

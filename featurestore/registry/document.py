@@ -31,6 +31,7 @@ from featurestore.entity import Entity
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView, SelectedField, ViewSelection
 from featurestore.field import Field
+from featurestore.registry.rules_document import rules_document, rules_from
 from featurestore.source import FileSource, Source, SqlSource
 
 Document = dict[str, Any]
@@ -110,7 +111,7 @@ def field_document(field: Field) -> Document:
             document[name] = encode_value(value, dtype)
     if field.allowed_values is not None:
         document["allowed_values"] = [encode_value(value, dtype) for value in field.allowed_values]
-    plain = {name: getattr(field, name) for name in ("pattern", "min_length", "max_length")}
+    plain = {name: getattr(field, name) for name in ("pattern", "min_length", "max_length", "on_violation")}
     document |= {name: value for name, value in plain.items() if value is not None}
     if not field.nullable:
         document["nullable"] = False
@@ -175,12 +176,12 @@ def view_document(view: FeatureView) -> Document:
         document["freshness_us"] = view.freshness // MICROSECOND
     if view.on_violation != "reject":
         document["on_violation"] = view.on_violation
-    return document | _labels(view)
+    return document | rules_document(view) | _labels(view)
 
 
 def view_from(document: Document) -> FeatureView:
     """The feature view of a document."""
-    arguments = _with_durations(document, "ttl", "freshness")
+    arguments = _with_durations(rules_from(document), "ttl", "freshness")
     arguments["entities"] = [entity_from(entity) for entity in document["entities"]]
     arguments["schema"] = [field_from(field) for field in document["schema"]]
     arguments["source"] = source_from(document["source"])

@@ -27,8 +27,10 @@ from featurestore.field import Field
 from featurestore.registry.definitions import Definitions
 from featurestore.registry.validate import validate
 from featurestore.source import FileSource, SqlSource
+from featurestore.view_rules import Condition, Reference, Volume
 
-_DECLARED = {kind.__name__: kind for kind in (Entity, Field, FileSource, SqlSource, FeatureView, FeatureService)}
+_KINDS = (Entity, Field, FileSource, SqlSource, FeatureView, FeatureService, Condition, Reference, Volume)
+_DECLARED = {kind.__name__: kind for kind in _KINDS}
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r"(\w+)\.__init__\(\) missing \d+ required keyword-only arguments?: (.+)")
 _POSITIONAL = re.compile(r"(\w+)\.__init__\(\) takes 1 positional argument but \d+ .*given")

@@ -11,13 +11,15 @@ from featurestore.dtypes import JOIN_KEY_TYPES, DType
 from featurestore.entity import Entity
 from featurestore.errors import Problem, suggest
 from featurestore.feature_service import FeatureService
-from featurestore.feature_view import ON_VIOLATION, FeatureView
+from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.location import Location
 from featurestore.registry.names import VIEW_NAME_LENGTH_MAX, clashes, column_fault, name_fault
 from featurestore.registry.validate_field import Fault, field_faults, label_faults
+from featurestore.registry.validate_rules import reference_problems, rule_problems
 from featurestore.registry.validate_service import service_problems
 from featurestore.source import FileSource, SqlSource
+from featurestore.view_rules import ON_VIOLATION
 
 VERSION_MAX = 999_999
 _AMBIGUOUS = ("earlier", "later")
@@ -35,6 +37,7 @@ def validate(
     problems += [problem for view in views for problem in _view_problems(view)]
     by_ref = {view.ref: view for view in views if _readable(view)}
     whole = whole and len(by_ref) == len(views)
+    problems += [problem for view in by_ref.values() for problem in reference_problems(view, by_ref, whole=whole)]
     problems += [problem for service in services for problem in service_problems(service, by_ref, whole=whole)]
     problems += _twice("entity", [(entity.name, entity.at) for entity in entities])
     problems += _twice("feature service", [(service.name, service.at) for service in services])
@@ -125,6 +128,7 @@ def _entity_faults(entity: Entity) -> Iterator[Fault]:
 def _view_problems(view: FeatureView) -> Iterator[Problem]:
     subject = f"feature view {view.name!r}"
     yield from _at(view.at, subject, _view_faults(view))
+    yield from rule_problems(view, subject, readable=_readable(view))
     for field in view.schema:
         if isinstance(field, Field):
             yield from _at(field.at, f"{subject}: field {field.name!r}", field_faults(field))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from featurestore.dtypes import (
 from featurestore.field import Field
 from featurestore.registry.names import column_fault
 from featurestore.registry.values import value_fault
+from featurestore.view_rules import ON_VIOLATION
 
 Fault = tuple[str, str]
 
@@ -38,6 +40,8 @@ def field_faults(field: Field) -> Iterator[Fault]:
     for flag in ("nullable", "allow_nan"):
         if not isinstance(getattr(field, flag), bool):
             yield f"{flag}={getattr(field, flag)!r} is not a bool", "write True or False"
+    if field.on_violation is not None and field.on_violation not in ON_VIOLATION:
+        yield f"on_violation={field.on_violation!r} is unknown", f"choose {', '.join(map(repr, ON_VIOLATION))}"
     yield from label_faults(field)
     bounds_fit = True
     for fault in _bound_faults(field):
@@ -48,6 +52,8 @@ def field_faults(field: Field) -> Iterator[Fault]:
     length_faults = list(_length_faults(field))
     yield from pattern_faults
     yield from length_faults
+    if not pattern_faults and not length_faults:
+        yield from _allowed_text_faults(field)
     if field.default is not None:
         if fault_of_value := value_fault(field.default, field.dtype):
             yield f"default={field.default!r} {fault_of_value}", f"give a value of {field.dtype}"
@@ -141,6 +147,16 @@ def _allowed_faults(field: Field, bounds_fit: bool) -> Iterator[Fault]:
         yield f"allowed value {value!r} is listed twice", "list it once"
 
 
+def _allowed_text_faults(field: Field) -> Iterator[Fault]:
+    for value in field.allowed_values if isinstance(field.allowed_values, tuple) else ():
+        if value is None or _allowed_fault(value, field.dtype) or field.dtype not in (String, Bytes):
+            continue
+        if field.pattern is not None and not _matches(field.pattern, value):
+            yield f"allowed value {value!r} does not match the pattern {field.pattern!r}", "take it out, or mend one"
+        elif _breaks_lengths(value, field):
+            yield f"allowed value {value!r} has length {len(value)}, outside the lengths", "take it out, or mend them"
+
+
 def _allowed_fault(value: Any, dtype: DType) -> str | None:
     return "is NaN" if isinstance(value, float) and math.isnan(value) else value_fault(value, dtype)
 
@@ -154,6 +170,11 @@ def _pattern_faults(field: Field) -> Iterator[Fault]:
         yield f"pattern={field.pattern!r} is not a text", 'write pattern="[A-Z]{3}"'
     elif fault := _regex_fault(field.pattern):
         yield f"pattern {field.pattern!r} is not RE2: {fault}", "RE2 knows no lookaround and no backreferences; mend it"
+    elif _regex_fault(_NAMED_GROUP.sub("(", f"(?:{field.pattern})") * _PATTERN_COPIES):
+        yield (
+            f"pattern {field.pattern[:80]!r} is too large a program, and would slow every load",
+            "repeat less: in place of counts such as {1,500}, write + and declare max_length",
+        )
 
 
 def _length_faults(field: Field) -> Iterator[Fault]:
@@ -182,9 +203,13 @@ def _default_faults(field: Field) -> Iterator[Fault]:
         yield f"{shown} is not an allowed value", way_out
     if field.pattern is not None and not _matches(field.pattern, value):
         yield f"{shown} does not match the pattern {field.pattern!r}", way_out
-    too_short = field.min_length is not None and len(value) < field.min_length
-    if too_short or (field.max_length is not None and len(value) > field.max_length):
+    if _breaks_lengths(value, field):
         yield f"{shown} has length {len(value)}, outside min_length and max_length", way_out
+
+
+def _breaks_lengths(value: Any, field: Field) -> bool:
+    too_short = field.min_length is not None and len(value) < field.min_length
+    return too_short or (field.max_length is not None and len(value) > field.max_length)
 
 
 def _rounded_like(field: Field) -> tuple[object, ...]:
@@ -196,13 +221,18 @@ def _rounded_like(field: Field) -> tuple[object, ...]:
 
 # ------------------------------------------------------------------ RE2, in the gate's own engine
 
+#: RE2 takes time in proportion to text x program, and refuses a program that does not fit its 8 MiB; a pattern may take
+#: a 16th of that, so that many of it must fit: measured, at most some 20 us a byte, and 0.002 for usual patterns.
+_PATTERN_COPIES = 16
+_NAMED_GROUP = re.compile(r"\(\?P?<[A-Za-z_]\w*>")
+
 
 def _regex_fault(pattern: str) -> str | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
-        pc.match_substring_regex(pa.array([""]), pattern)
+        pc.match_substring_regex(pa.array([""]), rf"\A(?:{pattern})\z")
     except (pa.ArrowInvalid, UnicodeEncodeError) as error:
         return str(error).removeprefix("Invalid regular expression: ")
     return None

@@ -27,7 +27,7 @@ def service_problems(service: FeatureService, views: Mapping[str, FeatureView], 
             yield from _at(at, subject, _selection_faults(chosen, views, whole))
     for field in service.request_fields:
         if isinstance(field, Field):
-            yield from _at(field.at, f"{subject}: request field {field.name!r}", field_faults(field))
+            yield from _at(field.at, f"{subject}: request field {field.name!r}", _request_faults(field))
     yield from _at(service.at, subject, _column_faults(service, views))
 
 
@@ -50,6 +50,15 @@ def _service_faults(service: FeatureService) -> Iterator[Fault]:
     for field in service.request_fields:
         if not isinstance(field, Field):
             yield f"request_fields holds {field!r}, which is not a Field", 'write Field(name="hour", dtype=Int32)'
+
+
+def _request_faults(field: Field) -> Iterator[Fault]:
+    yield from field_faults(field)
+    if field.on_violation is not None:
+        yield (
+            f"on_violation={field.on_violation!r}",
+            "a request that breaks its contract is always refused; leave it out",
+        )
 
 
 def _selection_faults(chosen: ViewSelection, views: Mapping[str, FeatureView], whole: bool) -> Iterator[Fault]:

@@ -36,6 +36,8 @@ class Dialect:
     semi_join: Callable[[exp.Select, exp.Table, Sequence[str]], exp.Select]
     #: A timestamp literal of microseconds since the epoch.
     instant: Callable[[int], exp.Expr]
+    #: A timestamp as microseconds since the epoch, exactly.
+    microseconds: Callable[[exp.Expr], exp.Expr]
     #: A bytes literal.
     bytes_literal: Callable[[bytes], exp.Expr]
     #: CREATE INDEX for a history table.

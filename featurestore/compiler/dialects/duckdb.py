@@ -82,6 +82,7 @@ DUCKDB = Dialect(
     match=(leading_rows, match, break_ties),
     semi_join=_semi_join,
     instant=_instant,
+    microseconds=lambda time: _call("epoch_us", time),
     bytes_literal=_bytes_literal,
     indexes=lambda history, view: (),
 )

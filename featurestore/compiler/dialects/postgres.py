@@ -54,6 +54,11 @@ def _instant(us: int) -> exp.Expr:
     return exp.cast(exp.Literal.string(from_us(us).isoformat()), "TIMESTAMPTZ")
 
 
+def _microseconds(time: exp.Expr) -> exp.Expr:
+    seconds = exp.Extract(this=exp.var("EPOCH"), expression=time.copy())
+    return exp.cast(exp.Mul(this=seconds, expression=exp.Literal.number(1_000_000)), "BIGINT")
+
+
 def _bytes_literal(value: bytes) -> exp.Expr:
     return exp.Anonymous(this="decode", expressions=[exp.Literal.string(value.hex()), exp.Literal.string("hex")])
 
@@ -112,6 +117,7 @@ POSTGRES = Dialect(
     match=(greatest_so_far,),
     semi_join=_semi_join,
     instant=_instant,
+    microseconds=_microseconds,
     bytes_literal=_bytes_literal,
     indexes=_indexes,
     text_collation="C",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from featurestore import (
+    Condition,
     Entity,
     FeatureService,
     FeatureView,
@@ -17,9 +18,11 @@ from featurestore import (
     Float64,
     Int32,
     Int64,
+    Reference,
     SqlSource,
     String,
     Vector,
+    Volume,
 )
 from featurestore.registry.diff import Change, entity_changes, service_changes, view_changes, worst
 
@@ -52,6 +55,38 @@ def with_source(**what: Any) -> FeatureView:
     return replace(WEATHER, source=replace(SOURCE, **what))
 
 
+HOT = Condition(name="hot", sql="temp > 0")
+RULED = replace(
+    WEATHER,
+    conditions=[HOT],
+    references=[Reference(view="airports@1", columns={"code": "airport"})],
+    unique=True,
+    future_tolerance=timedelta(hours=1),
+    volume=Volume(at_least=20, at_most=24, per=timedelta(days=1)),
+    largest_gap=timedelta(hours=2),
+    max_breach_share=0.01,
+)
+NARROWS = ", which narrows the contract"
+RULE_CHANGES: dict[str, dict[str, Any]] = {
+    "condition hot is dropped": {"conditions": ()},
+    "condition hot: on_violation None -> 'warn'": {"conditions": [replace(HOT, on_violation="warn")]},
+    "condition hot: description '' -> 'x'": {"conditions": [replace(HOT, description="x")]},
+    "condition hot: sql 'temp > 0' -> 'temp > 1'" + NARROWS: {"conditions": [replace(HOT, sql="temp > 1")]},
+    "condition cold is added" + NARROWS: {"conditions": [HOT, Condition(name="cold", sql="temp < 9")]},
+    "reference of airport as code to airports@1 is dropped": {"references": ()},
+    "reference to routes@1 is added" + NARROWS: {"references": [*RULED.references, Reference(view="routes@1")]},
+    "reference of airport as code to airports@1: on_violation None -> 'warn'": {
+        "references": [replace(RULED.references[0], on_violation="warn")]
+    },
+    "unique True -> False": {"unique": False},
+    "future_tolerance moves (1:00:00 -> 2:00:00)": {"future_tolerance": timedelta(hours=2)},
+    "future_tolerance is dropped (1:00:00 -> none)": {"future_tolerance": None},
+    "future_tolerance moves (1:00:00 -> 0:00:00)" + NARROWS: {"future_tolerance": timedelta(0)},
+    "volume at least 20 and at most 24 rows per 1 day, 0:00:00 -> none": {"volume": None},
+    "largest_gap 2:00:00 -> 1:00:00": {"largest_gap": timedelta(hours=1)},
+    "max_breach_share 0.01 -> 0.0": {"max_breach_share": 0.0},
+}
+
 COMPATIBLE: dict[str, FeatureView] = {
     "field wind (float64) is added": replace(WEATHER, schema=[*WEATHER.schema, Field(name="wind", dtype=Float64)]),
     "field n (int32) is added, 0 in rows written before": replace(
@@ -69,6 +104,7 @@ COMPATIBLE: dict[str, FeatureView] = {
     "field sky: pattern '[a-z]+' -> None": with_field(SKY, pattern=None),
     "field sky: max_length moves (9 -> 10)": with_field(SKY, max_length=10),
     "field sky: min_length is dropped (2 -> none)": with_field(SKY, min_length=None),
+    "field sky: on_violation None -> warn": with_field(SKY, on_violation="warn"),
     "field sky: description or tags": with_field(SKY, description="x"),
     "source: path": with_source(path="other.csv"),
     "source becomes SQL": replace(
@@ -137,6 +173,12 @@ def test_compatible_changes_of_a_view(what: str) -> None:
 @pytest.mark.parametrize("what", BREAKING)
 def test_breaking_changes_of_a_view(what: str) -> None:
     assert changes(BREAKING[what]) == [Change(what=what, impact="breaking")]
+
+
+@pytest.mark.parametrize("what", RULE_CHANGES)
+def test_changes_of_the_rules_of_a_view(what: str) -> None:
+    told = view_changes(RULED, replace(RULED, **RULE_CHANGES[what]), SCHEMAS)
+    assert told == [Change(what=what, impact="breaking" if what.endswith(NARROWS) else "compatible")]
 
 
 def test_the_first_bound_of_a_field_refuses_nan_too() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from featurestore import (
     Bool,
     Bytes,
+    Condition,
     Date,
     Decimal,
     Entity,
@@ -27,10 +28,12 @@ from featurestore import (
     Int32,
     Int64,
     List,
+    Reference,
     SqlSource,
     String,
     Timestamp,
     Vector,
+    Volume,
 )
 from featurestore.dtypes import DType
 from featurestore.registry.document import (
@@ -203,6 +206,13 @@ def test_a_view_stands_alone_in_its_document(ttl: timedelta | None) -> None:
         ttl=ttl,
         freshness=timedelta(hours=1),
         on_violation="quarantine",
+        conditions=[Condition(name="c", sql="length(b) > 1", on_violation="warn", description="why")],
+        references=[Reference(view="airports@2", columns={"airport": "dest"}, on_violation="reject")],
+        unique=True,
+        future_tolerance=timedelta(0),
+        volume=Volume(at_least=0, at_most=9, per=timedelta(days=1)),
+        largest_gap=timedelta(hours=2),
+        max_breach_share=0.0,
         owner="me",
         description="d",
         tags={"x": "y"},
