@@ -27,6 +27,7 @@ from benchmarks import (
     selective,
     serving,
     startup,
+    validate,
     verify,
 )
 from benchmarks.measure import SEED, Measured, Result, Setting, Unequal
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         publish,
         load_publish,
         verify,
+        validate,
         postgres,
         lookup,
         serving,

@@ -44,17 +44,15 @@ def run(args: argparse.Namespace, context: Context) -> int:
 def _text(result: ValidationResult) -> str:
     headers = ["column", "rule", "rows", "nulls", "broken", "expectation"]
     rows: list[list[Any]] = [
-        [one.expected.column, one.expected.rule.name, one.rows, one.nulls, one.breaches, _form(one)]
+        [one.expected.column, one.expected.rule, one.rows, one.nulls, one.breaches, _form(one)]
         for one in result.tallies
     ]
     lines = [table(headers, rows), ""]
     for one in result.broken:
-        lines += [
-            f"{one.expected.column}:{one.expected.rule.name}: {one.expected.rule.says}: {example}"
-            for example in one.examples[:SHOWN_MAX]
-        ]
+        lines += [f"{one.expected.name}: {one.expected.says}: {example}" for example in one.examples[:SHOWN_MAX]]
+    verb = "is" if len(result.broken) == 1 else "are"
     verdict = (
-        f"{len(result.broken)} of {len(result.tallies)} rules are broken" if result.broken else "every rule is kept"
+        f"{len(result.broken)} of {len(result.tallies)} rules {verb} broken" if result.broken else "every rule is kept"
     )
     return "\n".join([*lines, f"{result.view.ref}, {result.rows:,} rows of history: {verdict}"])
 
@@ -73,8 +71,8 @@ def _document(result: ValidationResult) -> dict[str, Any]:
         "rules": [
             {
                 "column": one.expected.column,
-                "rule": one.expected.rule.name,
-                "breaks_when": one.expected.rule.says,
+                "rule": one.expected.rule,
+                "breaks_when": one.expected.says,
                 "expectation": one.expected.form.expectation,
                 "success": id(one) not in broken,
                 "rows": one.rows,
@@ -91,5 +89,5 @@ def _example(example: Example) -> dict[str, Any]:
     return {
         "key": {name: plain(value) for name, value in example.key.items()},
         "event_timestamp": plain(example.event_timestamp),
-        "value": plain(example.value),
+        "values": {name: plain(value) for name, value in example.values.items()},
     }

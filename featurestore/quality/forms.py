@@ -7,10 +7,10 @@ expectation breaks on the very rows that the gate marks; tests/properties/test_e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from featurestore.compiler.names import CREATED, EVENT
-from featurestore.dtypes import FLOATS, INTEGERS, Bytes, Decimal, String, Timestamp
+from featurestore.dtypes import FLOATS, INTEGERS, Decimal, String, Timestamp
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.ingest.rules import Rule, field_rules
@@ -23,6 +23,9 @@ NOT_NULL = "expect_column_values_to_not_be_null"
 BETWEEN = "expect_column_values_to_be_between"
 IN_SET = "expect_column_values_to_be_in_set"
 LENGTHS = "expect_column_value_lengths_to_be_between"
+
+#: Rules of a history as a whole.
+ORDER, VOLUME, LARGEST_GAP = "order", "volume", "largest_gap"
 
 _BOUNDS = ("ge", "gt", "le", "lt")
 _LENGTHS = ("min_length", "max_length")
@@ -42,21 +45,46 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """A rule of one column with its form; `arguments` are those of the expectation, besides the column."""
+    """One rule of a view with its form, named as the gate names breaches: `column`:`rule`."""
 
     column: str
-    rule: Rule
+    rule: str
+    #: What is so where the rule is broken.
+    says: str
     form: Form
-    arguments: Mapping[str, object]
+    #: The columns whose values show a breach.
+    shows: tuple[str, ...] = ()
+    #: Of the expectation, besides the column.
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`column:rule`."""
+        return f"{self.column}:{self.rule}"
 
 
-def expected_of(view: FeatureView) -> Iterator[Expected]:
+def column_rules(view: FeatureView) -> Iterator[tuple[Expected, Rule]]:
     """The rules of a view's columns: join keys and times are never null, fields keep what they declare."""
-    for field in (*_required(view), *view.schema):
-        for rule in field_rules(field):
-            form = form_of(field, rule.name)
-            arguments = _ARGUMENTS[rule.name](field) if form.expectation is not None else {}
-            yield Expected(column=field.name, rule=rule, form=form, arguments=arguments)
+    for declared in (*_required(view), *view.schema):
+        for rule in field_rules(declared):
+            form = form_of(declared, rule.name)
+            arguments = _ARGUMENTS[rule.name](declared) if form.expectation is not None else {}
+            name = declared.name
+            yield (
+                Expected(column=name, rule=rule.name, says=rule.says, form=form, shows=(name,), arguments=arguments),
+                rule,
+            )
+
+
+def history_expected(view: FeatureView, rule: str, says: str) -> Expected:
+    """A rule of the history as a whole, which the store judges."""
+    column = ", ".join(view.join_keys) if rule == ORDER else EVENT
+    return Expected(column=column, rule=rule, says=says, form=row_form(rule))
+
+
+def row_form(rule: str) -> Form:
+    """The row of the table for a rule that is not of one field."""
+    return next(form for form in FORMS if rule in form.rules)
 
 
 def form_of(field: Field, rule: str) -> Form:
@@ -136,13 +164,13 @@ FORMS: tuple[Form, ...] = (
         rules=("allowed_values",),
         fields="string, int32, int64",
         expectation=IN_SET,
-        note="The same everywhere.",
+        note="Some databases ignore case; NumPy-backed frames with nulls round integers past 2^53.",
         fits=lambda field, rule: field.dtype == String or field.dtype in INTEGERS,
     ),
     Form(
         rules=("allowed_values",),
         fields="others",
-        note="A suite is JSON, which holds neither bytes, times, decimals nor NaN.",
+        note="A suite is JSON, which holds few of these types exactly.",
         fits=_always,
     ),
     Form(
@@ -162,6 +190,36 @@ FORMS: tuple[Form, ...] = (
         rules=_LENGTHS,
         fields="bytes, lists",
         note="Great Expectations measures the text that Python prints for them.",
-        fits=lambda field, rule: field.dtype == Bytes or field.dtype != String,
+        fits=_always,
+    ),
+    Form(
+        rules=("condition",),
+        fields="conditions of a view",
+        note="SQL means what the gate's engine makes of it; every database divides, rounds and casts in its own way.",
+        fits=_always,
+    ),
+    Form(
+        rules=("reference",),
+        fields="references of a view",
+        note="The other view's history is not in the batch.",
+        fits=_always,
+    ),
+    Form(
+        rules=("future",),
+        fields="future_tolerance of a view",
+        note="It depends on the clock; a suite holds constants.",
+        fits=_always,
+    ),
+    Form(
+        rules=("unique", ORDER),
+        fields="the view",
+        note="At the gate it is judged within a batch; over history by the order key, computed in the store.",
+        fits=_always,
+    ),
+    Form(
+        rules=(VOLUME, LARGEST_GAP),
+        fields="the view",
+        note="No expectation counts rows by windows of time; computed in the store.",
+        fits=_always,
     ),
 )

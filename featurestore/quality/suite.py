@@ -25,7 +25,6 @@ with warnings.catch_warnings():
         ExpectationSuiteValidationResult,
         ExpectationValidationResult,
     )
-    from great_expectations.expectations.expectation import Expectation
     from great_expectations.expectations.registry import get_expectation_impl
 
 #: Counts and examples; no queries or row numbers, which a stream does not have.
@@ -42,7 +41,7 @@ def suite_document(view: FeatureView, expected: Sequence[Expected]) -> dict[str,
             "featurestore": {
                 "view": view.ref,
                 "without_form": [
-                    {"rule": f"{one.column}:{one.rule.name}", "breaks_when": one.rule.says, "why": one.form.note}
+                    {"rule": one.name, "breaks_when": one.says, "why": one.form.note}
                     for one in expected
                     if one.form.expectation is None
                 ],
@@ -77,18 +76,21 @@ def judge(
     )
 
 
-def _expectation(view: FeatureView, expected: Expected) -> Expectation:
-    meta = {"featurestore": {"rule": f"{expected.column}:{expected.rule.name}"}}
-    more: dict[str, Any] = {"meta": meta, "severity": _SEVERITY[view.on_violation], "notes": expected.form.note}
+def _expectation(view: FeatureView, expected: Expected) -> Any:
+    declared = view.fields.get(expected.column)
+    more: dict[str, Any] = {
+        "meta": {"featurestore": {"rule": expected.name}},
+        "severity": _SEVERITY[(declared and declared.on_violation) or view.on_violation],
+        "notes": expected.form.note,
+    }
     if expected.form.expectation is not None:
         made = get_expectation_impl(expected.form.expectation)
         return made(column=expected.column, **expected.arguments, **more)
-    verdict = f"{expected.column}:{expected.rule.name}"
-    says = f"by the gate's verdict, in no row {expected.rule.says}"
-    return get_expectation_impl(IN_SET)(column=verdict, value_set=[True], description=says, **more)
+    says = f"by the gate's verdict, nowhere: {expected.says}"
+    return get_expectation_impl(IN_SET)(column=expected.name, value_set=[True], description=says, **more)
 
 
-def _judged(expectation: Expectation, tally: Tally) -> ExpectationValidationResult:
+def _judged(expectation: Any, tally: Tally) -> ExpectationValidationResult:
     """What the expectation says when it is handed the metrics that it would have had computed on a batch."""
     runtime = {"result_format": dict(_RESULT_FORMAT)}
     counted = {

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from featurestore.compiler.names import EVENT
 from featurestore.feature_view import FeatureView
-from featurestore.quality.forms import Expected, expected_of
+from featurestore.quality.forms import Expected, column_rules
 
 #: Rows shown of those that break a rule: the first that were met.
 EXAMPLES_MAX = 20
@@ -19,15 +20,15 @@ EXAMPLES_MAX = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """A row that breaks a rule: its join keys and event time, and the value of the rule's column."""
+    """What breaks a rule: the join keys and event time of a row, and the values that show it."""
 
     key: dict[str, Any]
     event_timestamp: Any
-    value: Any
+    values: dict[str, Any]
 
     def __str__(self) -> str:
-        key = ", ".join(f"{name}={value}" for name, value in self.key.items())
-        return f"{self.value} ({key}, {EVENT}={self.event_timestamp})"
+        place = ", ".join(f"{name}={value}" for name, value in {**self.key, EVENT: self.event_timestamp}.items())
+        return f"{', '.join(f'{name}={value}' for name, value in self.values.items())} (at {place})"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,30 +41,30 @@ class Tally:
     breaches: int = 0
     examples: list[Example] = field(default_factory=list)
 
-    def add(self, batch: pa.RecordBatch, keys: tuple[str, ...]) -> None:
-        """Count a batch of history rows."""
-        column = batch.column(self.expected.column)
-        broken = self.expected.rule.breaches(column)
+    def add(self, rows: pa.RecordBatch, broken: NDArray[np.bool_], keys: tuple[str, ...]) -> None:
+        """Count a batch of history rows, of which those marked in `broken` break the rule."""
         count = int(np.count_nonzero(broken))
-        self.rows += batch.num_rows
-        self.nulls += column.null_count
+        self.rows += rows.num_rows
+        self.nulls += rows.column(self.expected.column).null_count if len(self.expected.shows) == 1 else 0
         self.breaches += count
-        missing = EXAMPLES_MAX - len(self.examples)
-        if count and missing:
-            places = pa.array(np.flatnonzero(broken)[:missing])
-            values = column.take(places).to_pylist()
-            rows = batch.select([*keys, EVENT]).take(places).to_pylist()
+        if missing := min(count, EXAMPLES_MAX - len(self.examples)):
+            chosen = rows.select(list(dict.fromkeys((*keys, EVENT, *self.expected.shows))))
+            shown = chosen.take(pa.array(np.flatnonzero(broken)[:missing]))
             self.examples += [
-                Example(event_timestamp=row.pop(EVENT), key=row, value=value)
-                for row, value in zip(rows, values, strict=True)
+                Example(
+                    key={name: row[name] for name in keys},
+                    event_timestamp=row[EVENT],
+                    values={name: row[name] for name in self.expected.shows},
+                )
+                for row in shown.to_pylist()
             ]
 
 
 def tally(view: FeatureView, batches: Iterable[pa.RecordBatch]) -> list[Tally]:
-    """Each rule of the view counted over all batches."""
-    tallies = [Tally(expected=expected) for expected in expected_of(view)]
+    """Each rule of the view's rows, counted over all batches."""
+    of_columns = [(Tally(expected=expected), rule) for expected, rule in column_rules(view)]
     keys = tuple(view.join_keys)
     for batch in batches:
-        for one in tallies:
-            one.add(batch, keys)
-    return tallies
+        for one, rule in of_columns:
+            one.add(batch, rule.breaches(batch.column(one.expected.column)), keys)
+    return [one for one, _ in of_columns]

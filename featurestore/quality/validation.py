@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from featurestore.compiler.history_rules import HistoryStretch
 from featurestore.errors import ConfigError, InputError
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import OfflineStore
 from featurestore.quality.tally import Tally, tally
+from featurestore.quality.whole_history import tally_history
 
 if TYPE_CHECKING:
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
@@ -74,8 +76,10 @@ def validate(view: FeatureView, offline: OfflineStore, batch_rows: int, now: str
         position = offline.position(view.ref)
         with offline.rows_up_to(view, position, batch_rows) as batches:
             tallies = tally(view, batches)
+        rows = tallies[0].rows
+        tallies += tally_history(offline, HistoryStretch(view=view, position=position))
     judged = suite.judge(view, tallies, f"history of {view.ref} up to position {position}", now)
-    return ValidationResult(view=view, position=position, rows=tallies[0].rows, tallies=tuple(tallies), judged=judged)
+    return ValidationResult(view=view, position=position, rows=rows, tallies=tuple(tallies), judged=judged)
 
 
 def _suite() -> ModuleType:

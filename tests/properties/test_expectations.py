@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,13 @@ from featurestore.dtypes import DType
 from featurestore.ingest.gate import Gate
 from featurestore.ingest.source_batch import SourceBatch
 from featurestore.offline.frames import to_pandas
-from featurestore.quality.forms import EXACT_INT_MAX, FORMS, Expected, expected_of
+from featurestore.quality.forms import EXACT_INT_MAX, FORMS, column_rules
 from featurestore.quality.suite import judge, suite_document
 from featurestore.quality.tally import tally
 from tests.fix_properties import thoroughly
 from tests.strategies import AWKWARD_TEXTS, values
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = 40
 TENTH = float(np.float32(0.1))
 
@@ -89,7 +91,8 @@ VIEW = FeatureView(
     source=FileSource(path="rows.parquet", timestamp_field="event_timestamp"),
     on_violation="warn",
 )
-EXPECTED = list(expected_of(VIEW))
+RULES = list(column_rules(VIEW))
+EXPECTED = [expected for expected, _ in RULES]
 
 
 def column_values(field: Field) -> st.SearchStrategy[list[Any]]:
@@ -143,10 +146,6 @@ def own_project() -> Iterator[OwnProject]:
     return OwnProject(json.loads(json.dumps(suite_document(VIEW, EXPECTED))))
 
 
-def named(one: Expected) -> str:
-    return f"{one.column}:{one.rule.name}"
-
-
 @settings(thoroughly, max_examples=4)
 @given(draw=st.data())
 def test_gate_suite_and_validate_give_the_same_verdict_on_every_row(
@@ -154,27 +153,37 @@ def test_gate_suite_and_validate_give_the_same_verdict_on_every_row(
 ) -> None:
     history = rows(draw)
     marked = {
-        named(one): set(np.flatnonzero(one.rule.breaches(history.column(one.column).combine_chunks())).tolist())
-        for one in EXPECTED
+        one.name: set(np.flatnonzero(rule.breaches(history.column(one.column).combine_chunks())).tolist())
+        for one, rule in RULES
     }
-    with_form = {named(one) for one in EXPECTED if one.form.expectation is not None}
+    with_form = {one.name for one in EXPECTED if one.form.expectation is not None}
     assert own_project.broken(to_pandas(history)) == {rule: marked[rule] for rule in with_form}
 
     passed = Gate(VIEW, "run", 0).check(SourceBatch(rows=history, source="rows", row_numbers=np.arange(ROWS)))
     assert passed.breaches == {rule: len(places) for rule, places in marked.items() if places}
     tallies = tally(VIEW, history.to_batches(max_chunksize=16))
-    assert {named(one.expected): one.breaches for one in tallies} == {rule: len(marked[rule]) for rule in marked}
+    assert {one.expected.name: one.breaches for one in tallies} == {rule: len(marked[rule]) for rule in marked}
     judged = judge(VIEW, tallies, "run", "2013-01-01T00:00:00+00:00")
     assert [result.success for result in judged.results] == [one.breaches == 0 for one in tallies]
 
 
 def test_every_row_of_the_table_of_forms_is_put_to_the_test() -> None:
-    assert {one.form.note for one in EXPECTED} == {form.note for form in FORMS}
+    of_fields = [
+        form for form in FORMS if form.expectation is not None or form.rules[0] in {one.rule for one in EXPECTED}
+    ]
+    assert {one.form.note for one in EXPECTED} == {form.note for form in of_fields}
 
 
 def test_a_rule_without_a_faithful_form_is_named_in_the_suite_and_left_out_of_it() -> None:
     suite = suite_document(VIEW, EXPECTED)
     named_there = {one["rule"]: one["why"] for one in suite["meta"]["featurestore"]["without_form"]}
-    assert named_there.keys() == {named(one) for one in EXPECTED if one.form.expectation is None}
+    assert named_there.keys() == {one.name for one in EXPECTED if one.form.expectation is None}
     assert "RE2" in named_there["a_string:pattern"]
     assert len(suite["expectations"]) + len(named_there) == len(EXPECTED)
+
+
+def test_the_docs_show_the_table_of_forms() -> None:
+    shown = (ROOT / "docs" / "validate.md").read_text()
+    for form in FORMS:
+        says = f"`{form.expectation}`. {form.note}" if form.expectation else f"none: {form.note}"
+        assert f"| {', '.join(form.rules)} | {form.fields} | {says} |" in shown
