@@ -31,8 +31,8 @@ class Condition:
 class Reference:
     """Values that name an entity of another view: it must stand in that view's history when a row arrives.
 
-    `view` is the other view, or its `name@version`. `columns` maps each of its join keys to a field or join key of
-    this view (empty: they have the same names). A row with a null among them keeps the rule.
+    `columns` maps each join key of the other view to a field or join key of this one. `view` is the other view (then
+    columns of the same names need no mapping) or its `name@version`. A row with a null among them keeps the rule.
     """
 
     view: Any
@@ -42,6 +42,8 @@ class Reference:
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not self.columns:
+            object.__setattr__(self, "columns", {name: name for name in getattr(self.view, "join_keys", ())})
         object.__setattr__(self, "view", getattr(self.view, "ref", self.view))
 
 

@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from featurestore.clock import Clock, to_us
 from featurestore.errors import FeatureStoreError, InputError
 from featurestore.failpoint import failpoint
@@ -25,11 +27,13 @@ from featurestore.ingest.inbox import Inbox
 from featurestore.ingest.load import LoadCounts, Loader
 from featurestore.ingest.publish import Published, Publisher
 from featurestore.ingest.source_batch import RowWindow
-from featurestore.offline.base import OfflineStore
+from featurestore.offline.base import Mask, OfflineStore
+from featurestore.offline.history_rules import entities_known
 from featurestore.online.base import OnlineStore
 from featurestore.registry.registry import Registry
 from featurestore.registry.state import PublishRecord, Run, RunState, StateStore
 from materialization.lease import HeldLease, held_lease
+from materialization.ranks import ranks
 from materialization.reading import Cursor, Reading, advanced, arrivals, whole_window
 
 Progress = Callable[[str, str, int], None]
@@ -114,11 +118,14 @@ class Materializer:
         outcome = RunOutcome(run=run.id)
         stopped = threading.Event()
         try:
-            if self.parallel == 1:
-                for view in views:
-                    outcome.views.append(self._view(view, request, run, stopped))
-            else:
-                self._side_by_side(views, request, run, outcome, stopped)
+            for rank in ranks(views):
+                if self.parallel == 1:
+                    for view in rank:
+                        outcome.views.append(self._view(view, request, run, stopped))
+                else:
+                    self._side_by_side(rank, request, run, outcome, stopped)
+            order = [view.ref for view in views]
+            outcome.views.sort(key=lambda done: order.index(done.view))
         except BaseException as error:
             ended: RunState = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.state.finish_run(run.id, ended, outcome.counts(), str(error) or type(error).__name__)
@@ -185,6 +192,9 @@ class Materializer:
         self.state.set_cursor(view.ref, after.to_json(), lease.lease)
         return counts
 
+    def _known(self, ref: str, keys: pa.Table) -> Mask:
+        return entities_known(self.offline, self.registry.view(ref), keys)
+
     def _not_ahead(self, newest: tuple[int | None, int | None]) -> tuple[int | None, ...]:
         """Times ahead of the clock count as now: one row of next year must not hide those of the coming days."""
         now_us = to_us(self.clock.now())
@@ -199,7 +209,7 @@ class Materializer:
             schema_id=self.registry.schema_id(view.ref),
             store=self.offline,
             take_sequences=lambda count: self.state.take_sequences(view.ref, count),
-            gate=Gate(view, run.id, to_us(self.clock.now())),
+            gate=Gate(view, run.id, to_us(self.clock.now()), self._known),
             load_id=load_id,
             confirm=lease.check,
         )

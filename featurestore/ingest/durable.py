@@ -22,6 +22,7 @@ from featurestore.ingest.inbox import Inbox
 from featurestore.ingest.projection import Packed, pack
 from featurestore.ingest.row_digests import Digests, place_digests, value_digests
 from featurestore.offline.base import ArrivedRows, Mask, OfflineStore
+from featurestore.offline.history_rules import entities_known
 from featurestore.online.base import OnlineStore
 from featurestore.online.keys import encode_keys
 from featurestore.online.order_keys import OrderKeys
@@ -67,6 +68,10 @@ class Durable(Protocol):
         """Keep the rows that are not known, in one step that is durable on return."""
         ...
 
+    def known(self, view: FeatureView, keys: pa.Table) -> Mask:
+        """Which rows of join keys of `view` are entities that a pushed row may refer to."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryDurable:
@@ -81,6 +86,10 @@ class HistoryDurable:
         assert counts.duplicate is not None
         assert counts.correction is not None
         return Kept(duplicate=counts.duplicate, correction=counts.correction)
+
+    def known(self, view: FeatureView, keys: pa.Table) -> Mask:
+        """The entities of its history."""
+        return entities_known(self.offline, view, keys)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +121,13 @@ class InboxDurable:
                 written = self.inbox.file.write_within(inside.connection, view.ref, *pushed.packed(fresh & pushed.due))
             failpoint("push.before_commit")
         return Kept(duplicate=same, correction=fresh & (met | at_place), rows_online=written)
+
+    def known(self, view: FeatureView, keys: pa.Table) -> Mask:
+        """The entities with an online row: a push never takes the file of the history."""
+        encoded = encode_keys(
+            [keys.column(name).combine_chunks() for name in view.join_keys], [*view.join_keys.values()]
+        )
+        return self.online.read(view.ref, encoded).is_valid().to_numpy(zero_copy_only=False)
 
     def _online(self, pushed: PushedRows) -> tuple[Mask, Digests] | None:
         """(whether the online row of the entity stands at the row's place, what that row says); None: nobody knows."""

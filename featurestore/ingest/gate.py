@@ -18,25 +18,16 @@ from featurestore.dtypes import DType, Timestamp
 from featurestore.errors import ContractViolation, SourceError
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
+from featurestore.ingest.breach import Breach, Mask, count_by_rule, first_breaches
 from featurestore.ingest.canonical import Converted, Reading, convert
-from featurestore.ingest.rules import Mask, Rule, field_rules
+from featurestore.ingest.row_rules import KnownEntities, RowRules
+from featurestore.ingest.rules import Rule, field_rules
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import QUARANTINE_SCHEMA
 
 #: The rule broken by a value that has no exact canonical form of the declared type.
 DTYPE_RULE = "dtype"
 NOT_NULL_RULE = "not_null"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Breach:
-    """Rows that break one rule of one column; `structural` rows cannot be stored whatever the view says."""
-
-    column: str
-    rule: str
-    says: str
-    rows: Mask
-    structural: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +80,10 @@ class Sorted:
 class Gate:
     """Checks batches of one view's source against the view's contract."""
 
-    def __init__(self, view: FeatureView, run: str, at_us: int) -> None:
+    def __init__(self, view: FeatureView, run: str, at_us: int, known: KnownEntities | None = None) -> None:
+        """`at_us` is the clock's time; `known` is needed by a view with references to others."""
         self._view = view
+        self._row_rules = RowRules(view, at_us, known)
         self._run = run
         self._at_us = at_us
         self._rules = {declared.name: tuple(field_rules(declared)) for declared in view.schema}
@@ -115,8 +108,8 @@ class Gate:
         """The batch row by row: one that breaks the contract is refused, unless the view warns, and the others pass."""
         self._need_columns(batch)
         rows, breaches = self._compared(batch)
-        refusing = [breach for breach in breaches if breach.structural or self._view.on_violation != "warn"]
-        bad, first = _first_breach(refusing, rows.num_rows)
+        refusing = [breach for breach in breaches if breach.refuses]
+        bad, first = first_breaches(refusing, rows.num_rows)
         places = np.flatnonzero(bad)
         named = [refusing[index] for index in first[places]]
         rejections = Rejections(
@@ -124,15 +117,25 @@ class Gate:
             fields=[breach.column for breach in named],
             rules=[breach.rule for breach in named],
             reasons=[breach.says for breach in named],
-            values=[batch.value_text(breach.column, int(place)) for breach, place in zip(named, places, strict=True)],
+            values=[batch.values_text(breach.shows, int(place)) for breach, place in zip(named, places, strict=True)],
         )
-        aside = bool(len(places)) and self._view.on_violation != "reject"
         return Sorted(
             rows=rows.filter(pa.array(~bad)),
             places=np.flatnonzero(~bad),
             rejections=rejections,
-            refused=self._quarantine_rows(refusing, bad, first, batch) if aside else None,
+            refused=self._aside(refusing, batch),
         )
+
+    def _aside(self, refusing: Sequence[Breach], batch: SourceBatch) -> pa.Table | None:
+        """The refused rows that go into quarantine: those that break no rule which rejects."""
+        rejected = np.zeros(batch.rows.num_rows, dtype=bool)
+        for breach in refusing:
+            if breach.on_violation == "reject":
+                rejected |= breach.rows
+        setting_aside = [breach for breach in refusing if breach.on_violation != "reject"]
+        broken, first = first_breaches(setting_aside, batch.rows.num_rows)
+        bad = broken & ~rejected
+        return self._quarantine_rows(setting_aside, bad, first, batch) if bad.any() else None
 
     def _reading(self, batch: SourceBatch) -> Reading:
         source = self._view.source
@@ -142,11 +145,14 @@ class Gate:
         """(canonical rows, the breaches there are)."""
         reading = self._reading(batch)
         columns: dict[str, pa.Array] = {}
-        breaches = [*self._structural(batch, reading, columns), *self._contract(batch, reading, columns)]
+        found = [*self._structural(batch, reading, columns), *self._contract(batch, reading, columns)]
+        breaches = [breach for breach in found if breach.rows.any()]
         columns.setdefault(CREATED, columns[EVENT])
         order = [*self._view.join_keys, EVENT, CREATED, *self._view.fields]
         rows = pa.table({name: columns[name] for name in order})
-        return rows, [breach for breach in breaches if breach.rows.any()]
+        unsound, _ = first_breaches([breach for breach in breaches if breach.structural], rows.num_rows)
+        breaches += [breach for breach in self._row_rules.breaches(rows, unsound) if breach.rows.any()]
+        return rows, breaches
 
     def _need_columns(self, batch: SourceBatch) -> None:
         needed = [*(source for source, _ in self._required.values()), *self._view.fields]
@@ -182,18 +188,32 @@ class Gate:
             columns[name] = converted.values
             faults = converted.fault_mask
             nulls = converted.values.is_null().to_numpy(zero_copy_only=False) & ~faults
-            yield _dtype_breach(source, dtype, faults)
-            yield Breach(column=source, rule=NOT_NULL_RULE, says=f"{source} is null", rows=nulls, structural=True)
+            yield _dtype_breach(source, dtype, faults, self._view.on_violation)
+            yield Breach(
+                column=source,
+                rule=NOT_NULL_RULE,
+                says=f"{source} is null",
+                rows=nulls,
+                on_violation=self._view.on_violation,
+                structural=True,
+                shows=(source,),
+            )
 
     def _contract(self, batch: SourceBatch, reading: Reading, columns: dict[str, pa.Array]) -> Iterator[Breach]:
         for declared in self._view.schema:
             converted = self._converted(batch, declared.name, declared.dtype, reading)
             columns[declared.name] = converted.values
-            faults = converted.fault_mask
-            yield _dtype_breach(declared.name, declared.dtype, faults)
+            faults, policy = converted.fault_mask, declared.on_violation or self._view.on_violation
+            yield _dtype_breach(declared.name, declared.dtype, faults, policy)
             for rule in self._rules[declared.name]:
-                broken = rule.breaches(converted.values) & ~faults
-                yield Breach(column=declared.name, rule=rule.name, says=rule.says, rows=broken, structural=False)
+                yield Breach(
+                    column=declared.name,
+                    rule=rule.name,
+                    says=rule.says,
+                    rows=rule.breaches(converted.values) & ~faults,
+                    on_violation=policy,
+                    shows=(declared.name,),
+                )
 
     def _converted(self, batch: SourceBatch, source: str, dtype: DType, reading: Reading) -> Converted:
         try:
@@ -202,27 +222,26 @@ class Gate:
             raise SourceError(f"feature view {self._view.ref}, {batch.source}: {error}") from error
 
     def _judged(self, rows: pa.Table, breaches: list[Breach], batch: SourceBatch, outside: int) -> Passed:
-        counts = {f"{breach.column}:{breach.rule}": int(np.count_nonzero(breach.rows)) for breach in breaches}
         if not breaches:
             return Passed(rows=rows, outside=outside)
-        if self._view.on_violation == "reject":
-            first = breaches[0]
+        if rejecting := [breach for breach in breaches if breach.on_violation == "reject"]:
+            first = rejecting[0]
             place = int(np.argmax(first.rows))
             example = f"{batch.source}, row {batch.row_numbers[place]}: {first.says}"
-            raise ContractViolation(self._view.ref, counts, example)
-        refusing = [b for b in breaches if b.structural or self._view.on_violation == "quarantine"]
-        broken, _ = _first_breach(breaches, rows.num_rows)
-        bad, first_breach = _first_breach(refusing, rows.num_rows)
+            raise ContractViolation(self._view.ref, count_by_rule(rejecting), example)
+        refusing = [breach for breach in breaches if breach.refuses]
+        broken, _ = first_breaches(breaches, rows.num_rows)
+        bad, first_breach = first_breaches(refusing, rows.num_rows)
         return Passed(
             rows=rows.filter(pa.array(~bad)),
             refused=self._quarantine_rows(refusing, bad, first_breach, batch) if refusing else None,
-            breaches=counts,
+            breaches=count_by_rule(breaches),
             outside=outside,
             warned=int(np.count_nonzero(broken & ~bad)),
         )
 
     def _quarantine_rows(
-        self, breaches: list[Breach], bad: Mask, first: NDArray[np.int64], batch: SourceBatch
+        self, breaches: Sequence[Breach], bad: Mask, first: NDArray[np.int64], batch: SourceBatch
     ) -> pa.Table:
         places = np.flatnonzero(bad)
         which = pa.array(first[places])
@@ -265,14 +284,13 @@ def check_column(
     return converted.values, broken
 
 
-def _dtype_breach(column: str, dtype: DType, faults: Mask) -> Breach:
-    says = f"{column} has no exact {dtype} value"
-    return Breach(column=column, rule=DTYPE_RULE, says=says, rows=faults, structural=True)
-
-
-def _first_breach(breaches: list[Breach], count: int) -> tuple[Mask, NDArray[np.int64]]:
-    """(rows with a breach, index of the first breach of each)."""
-    first = np.full(count, -1, dtype=np.int64)
-    for index, breach in enumerate(breaches):
-        first[(first < 0) & breach.rows] = index
-    return first >= 0, first
+def _dtype_breach(column: str, dtype: DType, faults: Mask, on_violation: str) -> Breach:
+    return Breach(
+        column=column,
+        rule=DTYPE_RULE,
+        says=f"{column} has no exact {dtype} value",
+        rows=faults,
+        on_violation=on_violation,
+        structural=True,
+        shows=(column,),
+    )

@@ -93,7 +93,8 @@ class Pusher:
         view = snapshot.view(name)
         started_us = to_us(self.clock.now())
         try:
-            sorted_out = Gate(view, RUN, started_us).sort_out(batch)
+            gate = Gate(view, RUN, started_us, lambda ref, keys: self.durable.known(snapshot.view(ref), keys))
+            sorted_out = gate.sort_out(batch)
         except SourceError as error:
             raise InputError(str(error)) from error
         # A key that is too long for the online store is refused before anything is kept.

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from featurestore.arrow_types import arrow_type
 from featurestore.dtypes import FLOATS, Bytes, String
 from featurestore.field import Field
-
-Mask = NDArray[np.bool_]
+from featurestore.ingest.breach import Mask
 
 
 @dataclass(frozen=True, slots=True)

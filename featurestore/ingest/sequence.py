@@ -39,31 +39,60 @@ def in_sequence(view: FeatureView, rows: pa.Table) -> Sequenced:
     return _settled(view, ordered, twin)
 
 
-def _settled(view: FeatureView, ordered: pa.Table, twin: NDArray[np.bool_]) -> Sequenced:
-    """Order twins by their value bytes and drop the repeated ones."""
-    group = np.cumsum(~twin)
-    tied = twin | np.append(twin[1:], False)
-    places = np.flatnonzero(tied)
+def differing_twins(view: FeatureView, rows: pa.Table) -> NDArray[np.bool_]:
+    """Which rows, none with a null key or time, share keys and times with a row of other values."""
+    identity = (*view.join_keys, EVENT, CREATED)
+    order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in identity])
+    ordered = rows.take(order)
+    twin = _equals_previous(ordered, identity)
+    differing = np.zeros(rows.num_rows, dtype=bool)
+    if twin.any():
+        tied = _tied(view, ordered, twin)
+        groups = tied.group[tied.same_group & ~tied.same_bytes]
+        differing[order.to_numpy()[tied.places[np.isin(tied.group, groups)]]] = True
+    return differing
+
+
+@dataclass(frozen=True, slots=True)
+class _Tied:
+    """The rows that share keys and times with others, by group and then by value bytes; each against the one before."""
+
+    places: NDArray[np.int64]
+    group: NDArray[np.int64]
+    same_group: NDArray[np.bool_]
+    same_bytes: NDArray[np.bool_]
+
+
+def _tied(view: FeatureView, ordered: pa.Table, twin: NDArray[np.bool_]) -> _Tied:
+    group = np.cumsum(~twin, dtype=np.int64)
+    places = np.flatnonzero(twin | np.append(twin[1:], False))
     payload = RowEncoder(0, view.schema).payload(
         [ordered.column(field.name).combine_chunks().take(pa.array(places)) for field in view.schema]
     )
     keys = pa.table({"group": group[places], "payload": payload})
     within = pc.sort_indices(keys, sort_keys=[("group", "ascending"), ("payload", "ascending")]).to_numpy()
-    order = np.arange(ordered.num_rows)
-    order[places] = places[within]
     sorted_payload = keys.column("payload").combine_chunks().take(pa.array(within))
     same_bytes = np.zeros(len(places), dtype=bool)
     same_bytes[1:] = pc.equal(sorted_payload[1:], sorted_payload[:-1]).to_numpy(zero_copy_only=False)
     same_group = np.zeros(len(places), dtype=bool)
     same_group[1:] = group[places][1:] == group[places][:-1]
+    return _Tied(places[within], group[places], same_group, same_bytes)
+
+
+def _settled(view: FeatureView, ordered: pa.Table, twin: NDArray[np.bool_]) -> Sequenced:
+    """Order twins by their value bytes and drop the repeated ones."""
+    tied = _tied(view, ordered, twin)
+    places = np.sort(tied.places)
+    order = np.arange(ordered.num_rows)
+    order[places] = tied.places
     repeated = np.zeros(ordered.num_rows, dtype=bool)
-    repeated[places] = same_bytes & same_group
+    repeated[places] = tied.same_bytes & tied.same_group
     kept = np.flatnonzero(~repeated)
     return Sequenced(
         rows=ordered.take(pa.array(order[kept])),
         offsets=kept,
         repeated=int(np.count_nonzero(repeated)),
-        ambiguous=int(np.count_nonzero(same_group & ~same_bytes)),
+        ambiguous=int(np.count_nonzero(tied.same_group & ~tied.same_bytes)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +77,12 @@ class SourceBatch:
         """One value as JSON text."""
         (value,) = _readable(self.column(name).slice(place, 1))
         return json.dumps(value, allow_nan=False)
+
+    def values_text(self, names: Sequence[str], place: int) -> str:
+        """Values of one row as JSON text: one as it is, several as an object."""
+        if len(names) == 1:
+            return self.value_text(names[0], place)
+        return "{" + ", ".join(f"{json.dumps(name)}: {self.value_text(name, place)}" for name in names) + "}"
 
     def raw_json(self, places: NDArray[np.int64]) -> pa.Array:
         """The named rows as JSON texts that keep every value readable: bytes as hex, NaN and infinities as text."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlglot import exp
 
-from featurestore.compiler.condition import ConditionFault, columns_of, computable, parse_condition
+from featurestore.compiler.condition import ConditionFault, columns_of, computable, condition_columns, parse_condition
 from featurestore.compiler.dialects.duckdb import DUCKDB
 from featurestore.feature_view import FeatureView
 
@@ -24,12 +24,15 @@ class Conditions:
 
     def __init__(self, view: FeatureView) -> None:
         """ConditionFault when one of them is none."""
-        columns = columns_of(view)
-        trees = [computable(parse_condition(rule.sql, columns), columns) for rule in view.conditions]
+        types = columns_of(view)
+        parsed = [parse_condition(rule.sql, types) for rule in view.conditions]
+        #: The columns that each condition names.
+        self.columns = {rule.name: condition_columns(tree) for rule, tree in zip(view.conditions, parsed, strict=True)}
+        trees = [computable(tree, types) for tree in parsed]
         broken = [
             exp.alias_(exp.Not(this=exp.func("coalesce", tree, exp.true())), f"_{n}") for n, tree in enumerate(trees)
         ]
-        self._named = sorted({found.name for tree in trees for found in tree.find_all(exp.Column)})
+        self._named = sorted({name for names in self.columns.values() for name in names})
         self._sql = DUCKDB.sql(exp.select(*broken).from_(_ROWS))
         self._connection = duckdb.connect(":memory:")
         self._connection.execute(_SESSION)
@@ -37,9 +40,8 @@ class Conditions:
 
     def broken(self, rows: pa.Table) -> list[NDArray[np.bool_]]:
         """Of each condition the rows that break it; `rows` are canonical: join keys, times, fields."""
-        named = rows.select(self._named) if self._named else rows
         with self._lock:
-            self._connection.register(_ROWS, named)
+            self._connection.register(_ROWS, rows.select(self._named))
             try:
                 answers = self._connection.sql(self._sql).to_arrow_table()
             finally:

@@ -261,7 +261,7 @@ def _listed_changes(
 def reference_name(rule: Reference) -> str:
     """A reference in words: what names what."""
     columns = ", ".join(f"{ours} as {theirs}" if ours != theirs else ours for theirs, ours in rule.columns.items())
-    return f"of {columns} to {rule.view}" if columns else f"to {rule.view}"
+    return f"of {columns} to {rule.view}"
 
 
 def _expected(value: object) -> str:

@@ -143,7 +143,7 @@ def _reference_faults(
 
 
 def _reference_column_faults(rule: Reference, view: FeatureView, other: FeatureView) -> Iterator[Fault]:
-    named = dict(rule.columns) or {name: name for name in other.join_keys}
+    named = rule.columns
     ours = {**view.join_keys, **{name: field.dtype for name, field in view.fields.items()}}
     for key in other.join_keys:
         if key not in named:

@@ -74,7 +74,9 @@ RULE_CHANGES: dict[str, dict[str, Any]] = {
     "condition hot: sql 'temp > 0' -> 'temp > 1'" + NARROWS: {"conditions": [replace(HOT, sql="temp > 1")]},
     "condition cold is added" + NARROWS: {"conditions": [HOT, Condition(name="cold", sql="temp < 9")]},
     "reference of airport as code to airports@1 is dropped": {"references": ()},
-    "reference to routes@1 is added" + NARROWS: {"references": [*RULED.references, Reference(view="routes@1")]},
+    "reference of airport to hubs@1 is added" + NARROWS: {
+        "references": [*RULED.references, Reference(view="hubs@1", columns={"airport": "airport"})]
+    },
     "reference of airport as code to airports@1: on_violation None -> 'warn'": {
         "references": [replace(RULED.references[0], on_violation="warn")]
     },

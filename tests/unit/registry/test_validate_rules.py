@@ -166,6 +166,7 @@ REFERENCE_FAULTS: list[tuple[Reference, str]] = [
     (Reference(view=7), "no such feature view"),
     (Reference(view="legs@1"), "it is the view itself"),
     (Reference(view=ROUTES, columns={"origin": "dest"}), "nothing stands for its join key 'dest'"),
+    (Reference(view="airports@1"), "nothing stands for its join key 'airport'; map every join key"),
     (Reference(view=ROUTES), "legs@1 has no field or join key 'origin'"),
     (Reference(view=AIRPORTS, columns={"airport": "nope"}), "legs@1 has no field or join key 'nope'"),
     (Reference(view=AIRPORTS, columns={"airport": "delay"}), "'delay' is int32, its join key 'airport' is string"),
@@ -181,9 +182,9 @@ def test_faults_of_a_reference(rule: Reference, text: str) -> None:
 
 
 def test_references_that_lead_back_are_refused() -> None:
-    first = view(references=[Reference(view="second@1")])
-    second = view(name="second", references=[Reference(view="third@1")])
-    third = view(name="third", references=[Reference(view="legs@1")])
+    first = view(references=[Reference(view="second@1", columns={"airport": "airport"})])
+    second = view(name="second", references=[Reference(view="third@1", columns={"airport": "airport"})])
+    third = view(name="third", references=[Reference(view="legs@1", columns={"airport": "airport"})])
     found = problems(first, second, third)
     assert len(found) == 3
     assert "second@1 refers back to legs@1" in found[0]
