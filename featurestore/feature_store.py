@@ -326,10 +326,10 @@ class FeatureStore:
 
         repository = self.repository
         repository.finish_interrupted_apply()
-        chosen = repository.registry.view(view)
-        repository.drain([chosen])
-        now = repository.clock.now().isoformat()
-        return validate(chosen, repository.offline, repository.settings.materialization.batch_rows, now)
+        chosen, views = repository.registry.view(view), repository.registry.views()
+        repository.drain(views.values() if chosen.references else [chosen])
+        batch_rows = repository.settings.materialization.batch_rows
+        return validate(chosen, views, repository.offline, batch_rows, repository.clock.now())
 
     def freshness(self, service: str | None = None, *, views: Sequence[str] | None = None) -> list[ViewFreshness]:
         """How old the published data is against what is promised: of a service's views, of those named, or of all."""

@@ -52,6 +52,7 @@ class Expected:
     #: What is so where the rule is broken.
     says: str
     form: Form
+    on_violation: str
     #: The columns whose values show a breach.
     shows: tuple[str, ...] = ()
     #: Of the expectation, besides the column.
@@ -69,17 +70,22 @@ def column_rules(view: FeatureView) -> Iterator[tuple[Expected, Rule]]:
         for rule in field_rules(declared):
             form = form_of(declared, rule.name)
             arguments = _ARGUMENTS[rule.name](declared) if form.expectation is not None else {}
-            name = declared.name
-            yield (
-                Expected(column=name, rule=rule.name, says=rule.says, form=form, shows=(name,), arguments=arguments),
-                rule,
+            expected = Expected(
+                column=declared.name,
+                rule=rule.name,
+                says=rule.says,
+                form=form,
+                on_violation=declared.on_violation or view.on_violation,
+                shows=(declared.name,),
+                arguments=arguments,
             )
+            yield expected, rule
 
 
 def history_expected(view: FeatureView, rule: str, says: str) -> Expected:
     """A rule of the history as a whole, which the store judges."""
     column = ", ".join(view.join_keys) if rule == ORDER else EVENT
-    return Expected(column=column, rule=rule, says=says, form=row_form(rule))
+    return Expected(column=column, rule=rule, says=says, form=row_form(rule), on_violation=view.on_violation)
 
 
 def row_form(rule: str) -> Form:

@@ -36,7 +36,7 @@ def suite_document(view: FeatureView, expected: Sequence[Expected]) -> dict[str,
     """The suite as JSON, for use anywhere: rules with a faithful form; `meta` names those without, and the reason."""
     suite = ExpectationSuite(
         name=view.ref,
-        expectations=[_expectation(view, one) for one in expected if one.form.expectation is not None],
+        expectations=[_expectation(one) for one in expected if one.form.expectation is not None],
         meta={
             "featurestore": {
                 "view": view.ref,
@@ -56,7 +56,7 @@ def judge(
     view: FeatureView, tallies: Sequence[Tally], run_name: str, run_time: str
 ) -> ExpectationSuiteValidationResult:
     """The suite's result: each expectation judges its rule's counts, or the gate's verdict where it has no form."""
-    results = [_judged(_expectation(view, one.expected), one) for one in tallies]
+    results = [_judged(_expectation(one.expected), one) for one in tallies]
     good = sum(result.success for result in results)
     return ExpectationSuiteValidationResult(
         success=good == len(results),
@@ -76,11 +76,10 @@ def judge(
     )
 
 
-def _expectation(view: FeatureView, expected: Expected) -> Any:
-    declared = view.fields.get(expected.column)
+def _expectation(expected: Expected) -> Any:
     more: dict[str, Any] = {
         "meta": {"featurestore": {"rule": expected.name}},
-        "severity": _SEVERITY[(declared and declared.on_violation) or view.on_violation],
+        "severity": _SEVERITY[expected.on_violation],
         "notes": expected.form.note,
     }
     if expected.form.expectation is not None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from featurestore.clock import to_us
 from featurestore.compiler.history_rules import HistoryStretch
 from featurestore.errors import ConfigError, InputError
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import OfflineStore
+from featurestore.offline.history_rules import entities_known
 from featurestore.quality.tally import Tally, tally
 from featurestore.quality.whole_history import tally_history
 
@@ -66,19 +69,22 @@ class ValidationResult:
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def validate(view: FeatureView, offline: OfflineStore, batch_rows: int, now: str) -> ValidationResult:
+def validate(
+    view: FeatureView, views: Mapping[str, FeatureView], offline: OfflineStore, batch_rows: int, now: datetime
+) -> ValidationResult:
     """Judge the whole history of a view as it is now; ConfigError when Great Expectations is not installed.
 
-    Memory holds a batch of rows and a few examples, whatever the size of the history.
+    `views` are those that references may name. Memory holds a batch of rows and a few examples, whatever the size of
+    the history.
     """
     suite = _suite()
     with offline.open(write=False):
         position = offline.position(view.ref)
         with offline.rows_up_to(view, position, batch_rows) as batches:
-            tallies = tally(view, batches)
+            tallies = tally(view, batches, to_us(now), lambda ref, keys: entities_known(offline, views[ref], keys))
         rows = tallies[0].rows
         tallies += tally_history(offline, HistoryStretch(view=view, position=position))
-    judged = suite.judge(view, tallies, f"history of {view.ref} up to position {position}", now)
+    judged = suite.judge(view, tallies, f"history of {view.ref} up to position {position}", now.isoformat())
     return ValidationResult(view=view, position=position, rows=rows, tallies=tuple(tallies), judged=judged)
 
 

@@ -161,7 +161,9 @@ def test_gate_suite_and_validate_give_the_same_verdict_on_every_row(
 
     passed = Gate(VIEW, "run", 0).check(SourceBatch(rows=history, source="rows", row_numbers=np.arange(ROWS)))
     assert passed.breaches == {rule: len(places) for rule, places in marked.items() if places}
-    tallies = tally(VIEW, history.to_batches(max_chunksize=16))
+    tallies = tally(
+        VIEW, history.to_batches(max_chunksize=16), 0, lambda ref, keys: np.zeros(keys.num_rows, dtype=bool)
+    )
     assert {one.expected.name: one.breaches for one in tallies} == {rule: len(marked[rule]) for rule in marked}
     judged = judge(VIEW, tallies, "run", "2013-01-01T00:00:00+00:00")
     assert [result.success for result in judged.results] == [one.breaches == 0 for one in tallies]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import pytest
 from featurestore import Entity, FeatureStore, FeatureView, Field, FileSource, Float64, Int64, String
 from featurestore.errors import ConfigError, InputError
 from featurestore.quality.validation import PAGE, RESULT, SUITE, ValidationResult, validate
-from featurestore.view_rules import Volume
+from featurestore.view_rules import Condition, Reference, Volume
 from tests.fix_cli import Run
 from tests.fix_offline import ENGINES, append, opened_engine
 from tests.fix_repository import NOON, SmallRepository, hours, weather
 from tests.oracle import Row
 
-NOW = "2013-01-01T00:00:00+00:00"
+NOW = datetime(2013, 1, 1, tzinfo=UTC)
 HOUR_US = 3_600_000_000
 SCRIPT = "<script>alert(1)</script>"
 
@@ -32,7 +32,7 @@ def legs(**rules: Any) -> FeatureView:
         entities=[Entity(name="carrier", join_keys={"carrier": String})],
         schema=[
             Field(name="delay", dtype=Int64, ge=0, nullable=False),
-            Field(name="tail", dtype=String, pattern="N[0-9]+", allowed_values=["N1", "N2", "N3", "٣"]),
+            Field(name="tail", dtype=String, pattern="N[0-9]+$", allowed_values=["N1", "N2", "<script>", "٣"]),
         ],
         source=FileSource(path="legs.parquet", timestamp_field="at"),
         on_violation="warn",
@@ -57,7 +57,7 @@ def validated(
         store.ensure_history(view)
         if rows:
             append(store, view, rows)
-        return validate(view, store, 2, NOW)
+        return validate(view, {view.ref: view}, store, 2, NOW)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -103,6 +103,46 @@ def test_volume_and_gaps_are_judged_in_the_store(request: pytest.FixtureRequest,
     assert "for longer than 2:00:00" in found["largest_gap"].expected.says
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rules_of_whole_rows_are_judged_over_history(
+    request: pytest.FixtureRequest, engine: str, tmp_path: Path
+) -> None:
+    carriers = FeatureView(
+        name="carriers",
+        entities=[Entity(name="carrier", join_keys={"carrier": String})],
+        schema=[Field(name="planes", dtype=Int64)],
+        source=FileSource(path="carriers.parquet", timestamp_field="at"),
+    )
+    view = legs(
+        conditions=[Condition(name="tail_when_late", sql="delay < 60 OR tail IS NOT NULL")],
+        references=[Reference(view=carriers)],
+        future_tolerance=timedelta(hours=1),
+        unique=True,
+    )
+    days_43_years = 43 * 366 * 24
+    rows = [row(1, 90, "N1"), row(2, 90, None), row(3, 0, None, hour=days_43_years + 24), row(4, None, None)]
+    with opened_engine(request, engine, tmp_path) as store:
+        for one in (view, carriers):
+            store.ensure_history(one)
+        append(store, view, rows)
+        append(store, carriers, [Row(keys=(key,), event=1, created=1, sequence=9, value=(1,)) for key in ("c1", "c2")])
+        result = validate(view, {one.ref: one for one in (view, carriers)}, store, 2, NOW)
+
+    found = {one.expected.name: one for one in result.tallies}
+    assert [example.key["carrier"] for example in found["tail_when_late:condition"].examples] == ["c2"]
+    assert found["tail_when_late:condition"].examples[0].values == {"delay": 90, "tail": None}
+    assert sorted(example.key["carrier"] for example in found["carrier:reference"].examples) == ["c3", "c4"]
+    assert [example.key["carrier"] for example in found["event_timestamp:future"].examples] == ["c3"]
+    assert {one.expected.name for one in result.broken} == {
+        "delay:not_null",
+        "tail_when_late:condition",
+        "carrier:reference",
+        "event_timestamp:future",
+    }
+    unnamed = {one["rule"] for one in result.suite["meta"]["featurestore"]["without_form"]}
+    assert {"tail_when_late:condition", "carrier:reference", "event_timestamp:future", "carrier:order"} <= unnamed
+
+
 def test_an_empty_history_keeps_every_rule(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     result = validated(request, "duckdb", tmp_path, legs(), [])
     assert (result.success, result.rows, result.position) == (True, 0, 0)
@@ -125,7 +165,7 @@ def test_the_report_is_read_offline_and_shows_values_as_text(
     assert "Contract of legs@1" in page
     assert "delay=-7 (at carrier=c1" in page
     assert "values must be greater than or equal to" in page
-    assert "tail does not match N[0-9]+" in page
+    assert "tail does not match N[0-9]+$" in page
     assert "&lt;script&gt;" in page
 
     written = json.loads((report / RESULT).read_text())
