@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ class OwnProject:
 
 
 @pytest.fixture(scope="module")
-def own_project() -> Iterator[OwnProject]:
+def own_project() -> OwnProject:
     """The suite as a file carries it."""
     return OwnProject(json.loads(json.dumps(suite_document(VIEW, EXPECTED))))
 
