@@ -6,6 +6,7 @@ looks; and it puts values into HTML as they are, so they are escaped before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from html import escape
@@ -13,6 +14,9 @@ from html import escape
 from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view.view import DefaultJinjaSectionView
+
+#: Where a site of Great Expectations has the suite's page.
+_SUITE_PAGE = re.compile(r'href="[^"#]*/expectations/[^"]*"')
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -55,8 +59,8 @@ i.fa-exclamation-triangle::before { content: "! not judged"; }
 """
 
 
-def page(result: ExpectationSuiteValidationResult, title: str) -> str:
-    """The result as one HTML page that asks no server for anything."""
+def page(result: ExpectationSuiteValidationResult, title: str, suite: str) -> str:
+    """The result as one HTML page that asks no server for anything; `suite` is the file that it links to."""
     document = ValidationResultsPageRenderer().render(_escaped(result))
     sections = [section.to_json_dict() for section in document.sections]
     view = DefaultJinjaSectionView()
@@ -66,7 +70,8 @@ def page(result: ExpectationSuiteValidationResult, title: str) -> str:
     ]
     names = [section["section_name"] or "Overview" for section in sections]
     contents = [f'<a href="#section-{number}">{escape(name)}</a>' for number, name in enumerate(names, start=1)]
-    return _PAGE.format(title=escape(title), style=_STYLE, contents="".join(contents), sections="".join(rendered))
+    shown = _SUITE_PAGE.sub(f'href="{suite}"', "".join(rendered))
+    return _PAGE.format(title=escape(title), style=_STYLE, contents="".join(contents), sections=shown)
 
 
 def _escaped(result: ExpectationSuiteValidationResult) -> ExpectationSuiteValidationResult:

@@ -71,7 +71,7 @@ def judge(
         meta={
             "great_expectations_version": great_expectations.__version__,
             "run_id": {"run_name": run_name, "run_time": run_time},
-            "active_batch_definition": {"data_asset_name": f"history of {view.ref}"},
+            "batch_spec": {"data_asset_name": f"history of {view.ref}"},
         },
     )
 

@@ -61,7 +61,7 @@ class ValidationResult:
             raise InputError(f"{folder} is a file; name a folder for the report")
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
-            PAGE: page(self.judged, f"Contract of {self.view.ref}"),
+            PAGE: page(self.judged, f"Contract of {self.view.ref}", SUITE),
             RESULT: _json_text(self.judged.to_json_dict()),
             SUITE: _json_text(self.suite),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
@@ -162,7 +163,10 @@ def test_the_report_is_read_offline_and_shows_values_as_text(
 
     page = (report / PAGE).read_text()
     assert not [word for word in ("http:", "https:", "src=", "<script", "<link") if word in page]
+    files = set(re.findall(r'href="([^"#]*)', page)) - {""}
+    assert files == {SUITE}, "links lead nowhere"
     assert "Contract of legs@1" in page
+    assert "Data asset: history of legs@1" in page
     assert "delay=-7 (at carrier=c1" in page
     assert "values must be greater than or equal to" in page
     assert "tail does not match N[0-9]+$" in page
