@@ -33,6 +33,7 @@ from benchmarks import (
     serving,
     shedding,
     startup,
+    validate,
     verify,
 )
 from benchmarks.measure import SEED, Measured, Result, Setting, Unequal
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         publish,
         load_publish,
         verify,
+        validate,
         postgres,
         lookup,
         serving,

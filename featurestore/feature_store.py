@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
     from featurestore.parity.served import ServedParity
+    from featurestore.quality.validation import ValidationResult
     from featurestore.registry.apply import ApplyResult
     from featurestore.registry.plan import Plan
     from featurestore.served_log import ReadLog
@@ -325,6 +326,17 @@ class FeatureStore:
         read = ReadLog()
         records = records_of(read_served_log(Path(path), read), service)
         return verify_records(records, verifiers, repository.settings.materialization.batch_rows), read
+
+    def validate(self, view: str) -> ValidationResult:
+        """Judge the whole history of a view, by name or name@version, by its contract as a Great Expectations suite."""
+        from featurestore.quality.validation import validate
+
+        repository = self.repository
+        repository.finish_interrupted_apply()
+        chosen, views = repository.registry.view(view), repository.registry.views()
+        repository.drain(views.values() if chosen.references else [chosen])
+        batch_rows = repository.settings.materialization.batch_rows
+        return validate(chosen, views, repository.offline, batch_rows, repository.clock.now())
 
     def freshness(self, service: str | None = None, *, views: Sequence[str] | None = None) -> list[ViewFreshness]:
         """How old the published data is against what is promised: of a service's views, of those named, or of all."""

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "push": Command("featurestore.cli.push", "push the rows of a file to a view, history and online", _DATA),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
+    "validate": Command("featurestore.cli.validate", "judge the history of a view by its contract", _PROOF),
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
     "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),

@@ -34,6 +34,7 @@ from benchmarks import (
     serving,
     shedding,
     startup,
+    validate,
     verify,
     world,
 )
@@ -188,6 +189,10 @@ def test_verify_is_measured_on_both_online_stores_and_for_growth(setting: Settin
         for store in verify.STORES
         for what in ("verify 300", "verify 3,000", "time of ten times the rows")
     ]
+
+
+def test_validate_is_measured_with_its_peak_memory(setting: Setting) -> None:
+    assert list(figures(validate.run(setting))) == ["validate", "validate, peak memory"]
 
 
 def test_postgres_and_duckdb_give_one_training_set(setting: Setting) -> None:
