@@ -154,7 +154,7 @@ def _batching(setting: Setting, size: Size, channel: grpc.Channel) -> list[Measu
         setting.show(f"{size.requests:,} requests of one row, {CONCURRENT} at a time, {name}")
         with ThreadPoolExecutor(CONCURRENT) as pool:
             began = time.perf_counter()
-            list(pool.map(lambda _, name=name: _infer(channel, name, x), range(size.requests)))  # type: ignore[misc]
+            list(pool.map(lambda _, name=name: _infer(channel, name, x), range(size.requests)))
             rates[name] = size.requests / (time.perf_counter() - began)
     return [
         Measured(

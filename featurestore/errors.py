@@ -7,6 +7,7 @@
     ├── NotFoundError          a name the registry does not know
     ├── EvolutionError         an apply that would break those who read
     ├── ContractViolation      rows that break a contract whose view says `reject`
+    ├── TooManyBreaches        more rows break a contract than a run, or quarantine, may hold
     ├── SourceError            a source that cannot be read as declared
     ├── ParityError            online and offline differ
     ├── StoreError             a store answered with a fault
@@ -93,6 +94,10 @@ class ContractViolation(FeatureStoreError):
             f"feature view {view!r} rejects the batch: {rules}; first: {example}; "
             'mend the source, or declare on_violation="quarantine" to set such rows aside'
         )
+
+
+class TooManyBreaches(FeatureStoreError):
+    """More rows break a contract than the view allows in a run, or than quarantine may hold of it."""
 
 
 class SourceError(FeatureStoreError):

@@ -18,9 +18,10 @@ from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from featurestore.freshness import ViewFreshness
     from featurestore.ingest.push import PushResult
-    from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
     from featurestore.parity.served import ServedParity
@@ -157,6 +158,55 @@ class FeatureStore:
         if request.publish:
             check_freshness(repository)
         return outcome
+
+    # ------------------------------------------------------------------ quarantine
+
+    def quarantine(
+        self, view: str, *, rule: str = "", run: str = "", id: str = "", limit: int | None = None
+    ) -> pa.Table:
+        """The quarantined rows of a view in the order of their arrival."""
+        from featurestore.offline.quarantine import Chosen
+
+        chosen = Chosen(view=self.repository.quarantined_view(view).ref, rule=rule, run=run, id=id)
+        return self.repository.offline.quarantine.rows(chosen, limit=limit)
+
+    def quarantine_counts(self, *, rule: str = "", run: str = "") -> pa.Table:
+        """How many rows are quarantined, by view, rule, field and run."""
+        from featurestore.offline.quarantine import Chosen
+
+        self.repository.finish_interrupted_apply()
+        self.repository.drain(self.repository.registry.views().values())
+        return self.repository.offline.quarantine.counts(Chosen(rule=rule, run=run))
+
+    def replay_quarantine(
+        self,
+        view: str,
+        *,
+        rule: str = "",
+        run: str = "",
+        into: str | None = None,
+        progress: Callable[[str, str, int], None] | None = None,
+    ) -> RunOutcome:
+        """Pass quarantined rows through the gate again and publish; `into`: another version of the view. See `run`."""
+        from featurestore.offline.quarantine import Chosen
+        from materialization.job import Request
+
+        kept = self.repository.quarantined_view(view)
+        target = kept if into is None else self.repository.registry.view(into)
+        if target.name != kept.name:
+            raise InputError(f"rows of {kept.ref} cannot become rows of {target.ref}: name a version of {kept.name}")
+        return self.run(
+            Request(replay=Chosen(view=kept.ref, rule=rule, run=run)), views=[target.ref], progress=progress
+        )
+
+    def drop_quarantine(self, view: str, *, rule: str = "", run: str = "") -> int:
+        """Remove quarantined rows for good; returns how many. StoreBusy while somebody writes the view."""
+        from featurestore.offline.quarantine import Chosen
+        from materialization.lease import held_lease
+
+        repository, ref = self.repository, self.repository.quarantined_view(view).ref
+        with held_lease(repository.state, ref, repository.settings.materialization.lease_s):
+            return repository.offline.quarantine.drop(Chosen(view=ref, rule=rule, run=run))
 
     # ------------------------------------------------------------------ push
 
@@ -306,6 +356,7 @@ class FeatureStore:
 
         `service`: only the records of this service. The second part tells what the log lacks.
         """
+        from featurestore.offline.served import PublishLog
         from featurestore.parity.served import ServedVerifier, verify_records
         from featurestore.served_log import ReadLog, read_served_log, records_of
 
@@ -318,7 +369,7 @@ class FeatureStore:
                 project=repository.registry.project,
                 view=view,
                 offline=repository.offline,
-                log=self._publish_log(ref),
+                log=PublishLog.of_records(repository.state.publish_log(ref)),
                 near_cache_us=round(repository.settings.near_cache.bound_s * 1e6),
             )
             for ref, view in views.items()
@@ -364,6 +415,7 @@ class FeatureStore:
         with_status: bool,
     ) -> TrainingSetQuery:
         from featurestore.compiler.point_in_time_join import KNOWLEDGE
+        from featurestore.offline.served import PublishLog
         from featurestore.offline.training_set import TrainingSetQuery
         from featurestore.outputs import pinned_views
 
@@ -375,7 +427,8 @@ class FeatureStore:
         pinned = pinned_views(chosen, views)
         self.repository.drain(pinned.values())
         # Logs first: what they say was published is then within the positions.
-        publishes = {ref: self._publish_log(ref) for ref in pinned} if knowledge == "as_served" else {}
+        served = pinned if knowledge == "as_served" else ()
+        publishes = {ref: PublishLog.of_records(self.repository.state.publish_log(ref)) for ref in served}
         with self.repository.offline.open(write=False):
             positions = {ref: self.repository.offline.position(ref) for ref in pinned}
         return TrainingSetQuery(
@@ -387,23 +440,6 @@ class FeatureStore:
             full_feature_names=full_feature_names,
             with_status=with_status,
             publishes=publishes,
-        )
-
-    def _publish_log(self, ref: str) -> PublishLog:
-        from featurestore.offline.served import PublishLog
-
-        return PublishLog.of(
-            [
-                (
-                    record.position_to,
-                    record.horizon_to_us,
-                    record.started_at_us,
-                    record.acknowledged_at_us,
-                    record.sequence_from or 0,
-                    record.sequence_to or 0,
-                )
-                for record in self.repository.state.publish_log(ref)
-            ]
         )
 
     def _service(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.clock import Clock, parse_clock
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,6 +41,7 @@ def _duckdb_store(repository: Repository) -> OfflineStore:
         wait_s=offline.wait_s,
         on_correction=lambda view, rows: repository.needed_inbox.remember(view, rows),
         on_drop=lambda ref: repository.forget_pushed(ref),
+        quarantine_rows_max=settings.quarantine.max_rows,
     )
 
 
@@ -54,7 +55,13 @@ def _postgres_store(repository: Repository) -> OfflineStore:
         ) from error
     offline = settings.offline
     password = None if offline.password is None else offline.password.get_secret_value()
-    return PostgresOfflineStore(offline.url, settings.project, password=password, wait_s=offline.wait_s)
+    return PostgresOfflineStore(
+        offline.url,
+        settings.project,
+        password=password,
+        wait_s=offline.wait_s,
+        quarantine_rows_max=settings.quarantine.max_rows,
+    )
 
 
 class Repository:
@@ -152,6 +159,20 @@ class Repository:
             for view in views:
                 if self.needed_inbox.waiting(view.ref):
                     drain(self.needed_inbox, view, self.registry.schema_id(view.ref), self.offline, self.online)
+
+    def quarantined_view(self, name: str) -> FeatureView:
+        """The view whose quarantine is meant, what was pushed to it drained; InputError when `name` says no version
+        and there are several, for each has a quarantine of its own."""
+        self.finish_interrupted_apply()
+        versions = [ref for ref, view in self.registry.views().items() if view.name == name]
+        if len(versions) > 1:
+            raise InputError(
+                f"{name} has several versions, each with a quarantine of its own: name one of {', '.join(versions)}; "
+                "--into replays rows of one as rows of another"
+            )
+        view = self.registry.view(name)
+        self.drain([view])
+        return view
 
     @cached_property
     def online(self) -> OnlineStore:

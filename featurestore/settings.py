@@ -180,6 +180,13 @@ class PushSettings(_Section):
     batch_rows: _Positive = 10_000
 
 
+class QuarantineSettings(_Section):
+    """What is kept of rows that break a contract."""
+
+    #: Rows of a view; a load that would keep more is stopped.
+    max_rows: _Positive = 1_000_000
+
+
 class Settings(_Section):
     """All settings of one repository, paths made absolute."""
 
@@ -204,6 +211,7 @@ class Settings(_Section):
     served_log: ServedLogSettings = ServedLogSettings()
     push: PushSettings = PushSettings()
     inference: InferenceSettings = InferenceSettings()
+    quarantine: QuarantineSettings = QuarantineSettings()
 
 
 SECTIONS: dict[str, type[_Section]] = {

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.clock import Clock, to_us
-from featurestore.errors import FeatureStoreError, InputError
+from featurestore.errors import FeatureStoreError, InputError, TooManyBreaches
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.drain import drain
@@ -26,9 +26,11 @@ from featurestore.ingest.gate import Gate
 from featurestore.ingest.inbox import Inbox
 from featurestore.ingest.load import LoadCounts, Loader
 from featurestore.ingest.publish import Published, Publisher
+from featurestore.ingest.replay import Replayer
 from featurestore.ingest.source_batch import RowWindow
 from featurestore.offline.base import Mask, OfflineStore
 from featurestore.offline.history_rules import entities_known
+from featurestore.offline.quarantine import Chosen
 from featurestore.online.base import OnlineStore
 from featurestore.registry.registry import Registry
 from featurestore.registry.state import PublishRecord, Run, RunState, StateStore
@@ -41,13 +43,24 @@ Progress = Callable[[str, str, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a run is asked to do. With `start` it loads the event times [start, end); without, what arrived."""
+    """What a run is asked to do. With `start` it loads the event times [start, end); without, what arrived.
+
+    With `replay` it reads no source, but the chosen rows of quarantine.
+    """
 
     start: datetime | None = None
     end: datetime | None = None
     load: bool = True
     publish: bool = True
     repair: bool = False
+    replay: Chosen | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its run is called."""
+        if self.replay is not None:
+            return "replay"
+        return "materialize" if self.start is not None else "materialize-incremental"
 
     def __post_init__(self) -> None:
         if self.start is not None and self.end is not None and self.start >= self.end:
@@ -113,8 +126,7 @@ class Materializer:
 
     def run(self, views: Sequence[FeatureView], request: Request) -> RunOutcome:
         """Work through the views; one that fails does not keep the others from theirs."""
-        kind = "materialize" if request.start is not None else "materialize-incremental"
-        run = self.state.start_run(kind, [view.ref for view in views])
+        run = self.state.start_run(request.kind, [view.ref for view in views])
         outcome = RunOutcome(run=run.id)
         stopped = threading.Event()
         try:
@@ -160,8 +172,13 @@ class Materializer:
             with held_lease(self.state, view.ref, self.lease_s, stopped) as lease:
                 # First, so that the rows of a load are met by those that were pushed.
                 self._drain(view)
-                if request.load:
-                    outcome = replace(outcome, loaded=self._load(view, request, run, lease))
+                if request.replay is not None:
+                    outcome = replace(outcome, loaded=self._replay(view, request.replay, run, lease))
+                elif request.load:
+                    loaded, too_many = self._load(view, request, run, lease)
+                    outcome = replace(outcome, loaded=loaded)
+                    if too_many is not None:
+                        raise too_many
                 failpoint("materialize.between")
                 if request.publish:
                     self._drain(view)
@@ -174,7 +191,29 @@ class Materializer:
         if self.inbox is not None and self.inbox.waiting(view.ref):
             drain(self.inbox, view, self.registry.schema_id(view.ref), self.offline, self.online)
 
-    def _load(self, view: FeatureView, request: Request, run: Run, lease: HeldLease) -> LoadCounts:
+    def _replay(self, view: FeatureView, chosen: Chosen, run: Run, lease: HeldLease) -> LoadCounts:
+        replayer = Replayer(
+            view=view,
+            schema_id=self.registry.schema_id(view.ref),
+            store=self.offline,
+            take_sequences=lambda count: self.state.take_sequences(view.ref, count),
+            gate=self._gate(view, run),
+            batch_rows=self.batch_rows,
+            confirm=lease.check,
+        )
+        counts = LoadCounts()
+        for settled in replayer.replay(chosen):
+            counts += settled
+            self.progress(view.ref, "replay", settled.read)
+        return counts
+
+    def _gate(self, view: FeatureView, run: Run) -> Gate:
+        return Gate(view, run.id, to_us(self.clock.now()), self._known)
+
+    def _load(
+        self, view: FeatureView, request: Request, run: Run, lease: HeldLease
+    ) -> tuple[LoadCounts, TooManyBreaches | None]:
+        """What was loaded, and what forbids to publish it."""
         cursor = Cursor.from_json(self.state.cursor(view.ref))
         end_us = None if request.end is None else to_us(request.end)
         if request.start is not None:
@@ -183,14 +222,33 @@ class Materializer:
         else:
             reading = arrivals(view, self.repository, self.batch_rows, cursor, end_us)
         if reading.nothing:
-            return LoadCounts()
-        counts, newest = self._settle(view, reading, cursor, run, lease)
+            return LoadCounts(), None
+        # Before any row moves: what breaks the contract must have where to go.
+        self.offline.quarantine.require_room(view.ref)
+        counts, newest, load_id = self._settle(view, reading, cursor, run, lease)
+        too_many = self._too_many(view, load_id, run)
         failpoint("load.before_cursor")
         after = replace(cursor, in_flight=None)
-        if request.start is None:
+        # What broke off is read again as a whole, so that no later run publishes it unjudged.
+        if request.start is None and too_many is None:
             after = advanced(cursor, reading, end_us, *self._not_ahead(newest))
         self.state.set_cursor(view.ref, after.to_json(), lease.lease)
-        return counts
+        return counts, too_many
+
+    def _too_many(self, view: FeatureView, load_id: str, run: Run) -> TooManyBreaches | None:
+        """Why the load must not be published, all of it counted, whichever run settled it."""
+        if view.max_breach_share is None:
+            return None
+        checked, broken = self.offline.breached(load_id)
+        if broken <= view.max_breach_share * checked:
+            return None
+        return TooManyBreaches(
+            f"feature view {view.ref!r}: {broken:,} of {checked:,} rows ({broken / checked:.2%}) break the contract, "
+            f"more than the share of {view.max_breach_share:.2%} that max_breach_share allows; nothing of them was "
+            f"published. `featurestore describe run {run.id}` counts the rules, `featurestore quarantine list --view "
+            f"{view.ref}` shows the rows: mend the source, or widen the contract or the share, and run again; "
+            f"`materialize-incremental --publish-only` publishes the rows that passed"
+        )
 
     def _known(self, ref: str, keys: pa.Table) -> Mask:
         return entities_known(self.offline, self.registry.view(ref), keys)
@@ -202,14 +260,14 @@ class Materializer:
 
     def _settle(
         self, view: FeatureView, reading: Reading, cursor: Cursor, run: Run, lease: HeldLease
-    ) -> tuple[LoadCounts, tuple[int | None, int | None]]:
+    ) -> tuple[LoadCounts, tuple[int | None, int | None], str]:
         load_id, done = self._begin(view, reading, cursor, lease)
         loader = Loader(
             view=view,
             schema_id=self.registry.schema_id(view.ref),
             store=self.offline,
             take_sequences=lambda count: self.state.take_sequences(view.ref, count),
-            gate=Gate(view, run.id, to_us(self.clock.now()), self._known),
+            gate=self._gate(view, run),
             load_id=load_id,
             confirm=lease.check,
         )
@@ -217,12 +275,13 @@ class Materializer:
         newest_event_us: int | None = None
         newest_created_us: int | None = None
         # The store is opened anew for each batch, so that others get their turn between two; that costs no time.
-        for settled in loader.load(reading.batches(), already_done=done):
+        breached = self.offline.breached(load_id) if done else (0, 0)
+        for settled in loader.load(reading.batches(), already_done=done, breached=breached):
             counts += settled.counts
             newest_event_us = _greater(newest_event_us, settled.newest_event_us)
             newest_created_us = _greater(newest_created_us, settled.newest_created_us)
             self.progress(view.ref, "load", settled.counts.read)
-        return counts, (newest_event_us, newest_created_us)
+        return counts, (newest_event_us, newest_created_us), load_id
 
     def _begin(self, view: FeatureView, reading: Reading, cursor: Cursor, lease: HeldLease) -> tuple[str, int]:
         """(load id, source rows an interrupted load of the same rows has settled)."""

@@ -41,6 +41,9 @@ COMMANDS: dict[str, Command] = {
         "featurestore.cli.get_online_features", "look up the latest features of some entities", _DATA
     ),
     "push": Command("featurestore.cli.push", "push the rows of a file to a view, history and online", _DATA),
+    "quarantine": Command(
+        "featurestore.cli.quarantine", "show the rows that broke a contract, replay or drop them", _DATA
+    ),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
     "validate": Command("featurestore.cli.validate", "judge the history of a view by its contract", _PROOF),
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),

@@ -146,6 +146,7 @@ def _run_view(ref: str, counts: Document) -> Document:
     return {
         "view": ref,
         **{name: loaded.get(name) for name in LOADED},
+        "breaches": loaded.get("breaches"),
         "entities": published.get("entities"),
         "rows_written": published.get("rows_written"),
         "repaired": published.get("repaired"),

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,9 @@ ASKED_ROWS = 100
 #: Calls timed after the first.
 CALLS = 200
 SERVER_START_S = 30.0
+#: Reports of the fourth airport; every fourth sees as far as its new sensor, one has a humidity that cannot be.
+REPORTS, VISIBILITY_MI_MAX, HUMIDITY_PCT = 24, 15, 255.0
+_VISIBILITY = re.compile(r'(name="visibility_mi",[^)]*?\ble=)10\b')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,7 @@ class FlightsDemo:
             self._step("training set", self._training_set)
             self._step("leak", self._leak)
             self._step("serve", self._serve)
+            self._step("quarantine", self._quarantine)
             self._step("verify", self._verify)
 
     def closing(self, folder: str) -> str:
@@ -80,6 +84,7 @@ class FlightsDemo:
                 f"  cd {folder}",
                 "  featurestore list feature-views",
                 f"  featurestore --now {now} get-online-features --features weather:temp_f --key origin=JFK",
+                "  featurestore quarantine show --view weather",
                 f"  featurestore --now {now} verify",
                 f"  featurestore --now {now} serve",
             ]
@@ -165,6 +170,24 @@ class FlightsDemo:
             f"{verdict} a training set as of now"
         )
 
+    def _quarantine(self) -> str:
+        """A fourth airport sees as far as 15 miles, which the contract does not know, and once says what cannot be."""
+        pushed = self.store.push("weather", _reports_of_teterboro())
+        aside = self.store.quarantine("weather", run="push").num_rows
+        contract = self.folder / "definitions" / "flights" / "weather.py"
+        contract.write_text(_VISIBILITY.sub(rf"\g<1>{VISIBILITY_MI_MAX}", contract.read_text(), count=1))
+        # Opened anew, since the definitions are read once.
+        with FeatureStore(self.folder, clock=FixedClock(CUT)) as mended:
+            mended.apply()
+            outcome = mended.replay_quarantine("weather", run="push")
+            if outcome.errors:
+                raise outcome.errors[0]
+            stays = mended.quarantine("weather", run="push").num_rows
+        return (
+            f"{len(pushed.results)} reports of a fourth airport pushed, {aside} break the contract; visibility widened "
+            f"to {VISIBILITY_MI_MAX} miles, {aside - stays} replayed into history, {stays} stays"
+        )
+
     def _verify(self) -> str:
         compared = self.store.verify()
         faults = sum(parity.faults.total() for parity in compared)
@@ -212,6 +235,28 @@ class FlightsDemo:
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.wait(SERVER_START_S)
+
+
+def _reports_of_teterboro() -> dict[str, list[object]]:
+    """Hourly weather, known at the end of the hour, the last one at CUT."""
+    hours = range(REPORTS, 0, -1)
+    constant = {
+        "dew_point_f": 20.0,
+        "wind_dir_deg": 270,
+        "wind_gust_mph": None,
+        "precip_in": 0.0,
+        "pressure_mb": 1020.0,
+    }
+    return {
+        "origin": ["TEB"] * REPORTS,
+        "observed_hour": [CUT - timedelta(hours=hour) for hour in hours],
+        "reported_at": [CUT - timedelta(hours=hour - 1) for hour in hours],
+        "temp_f": [30.0 + hour / 4 for hour in hours],
+        "humidity_pct": [HUMIDITY_PCT if hour == REPORTS // 2 + 1 else 60.0 for hour in hours],
+        "wind_speed_mph": [float(5 + hour % 7) for hour in hours],
+        "visibility_mi": [float(VISIBILITY_MI_MAX) if hour % 4 == 0 else 9.0 for hour in hours],
+        **{name: [value] * REPORTS for name, value in constant.items()},
+    }
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:

@@ -39,6 +39,7 @@ from featurestore.errors import (
     SourceError,
     StoreBusy,
     StoreError,
+    TooManyBreaches,
     suggest,
 )
 
@@ -47,6 +48,7 @@ DEFECT, INTERRUPTED, NO_READER = 70, 130, 141
 #: The nearest class in an error's ancestry decides.
 EXIT_CODES: dict[type[FeatureStoreError], int] = {
     ParityError: 1,
+    TooManyBreaches: 1,
     ConfigError: 2,
     ContractViolation: 2,
     DefinitionError: 2,

@@ -94,6 +94,12 @@ def _remarks(view: str, loaded: Any) -> list[str]:
     remarks = []
     if loaded.ambiguous:
         remarks.append(f"{view}: {loaded.ambiguous} rows of one batch have the same keys and times and other values")
+    if loaded.quarantined:
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(loaded.breaches.items()))
+        remarks.append(
+            f"{view}: {loaded.quarantined:,} rows break the contract and are set aside ({rules}); "
+            f"`featurestore quarantine show --view {view}` shows them"
+        )
     if loaded.warned:
         remarks.append(f"{view}: {loaded.warned} rows break the contract and were kept (on_violation is warn)")
     return remarks

@@ -16,6 +16,7 @@ from featurestore.ingest.inbox import Inbox, InboxBatch, whole_rows
 from featurestore.ingest.projection import pack
 from featurestore.ingest.row_digests import place_digests, value_digests
 from featurestore.offline.base import ArrivedRows, OfflineStore
+from featurestore.offline.quarantine import grown
 from featurestore.online.base import OnlineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.online.row_layout import ORDER_KEY_BYTES
@@ -38,9 +39,13 @@ def _settle(
     batches: list[InboxBatch], view: FeatureView, schema_id: int, offline: OfflineStore, online: OnlineStore
 ) -> int:
     rows = whole_rows(view, [batch.rows for batch in batches])
-    refused = [batch.refused for batch in batches if batch.refused is not None]
+    refused = [grown(batch.refused) for batch in batches if batch.refused is not None]
     arrived = ArrivedRows(
-        rows=rows, schema_id=schema_id, refused=pa.concat_tables(refused) if refused else None, by_row=True
+        rows=rows,
+        schema_id=schema_id,
+        refused=pa.concat_tables(refused) if refused else None,
+        by_row=True,
+        answered=True,
     )
     with offline.open(write=True):
         counts = offline.append(view, arrived)

@@ -81,7 +81,9 @@ class HistoryDurable:
 
     def keep(self, pushed: PushedRows) -> Kept:
         """One commit, under the view's lock; every duplicate is found."""
-        arrived = ArrivedRows(rows=pushed.rows, schema_id=pushed.schema_id, refused=pushed.refused, by_row=True)
+        arrived = ArrivedRows(
+            rows=pushed.rows, schema_id=pushed.schema_id, refused=pushed.refused, by_row=True, answered=True
+        )
         counts = self.offline.append(pushed.view, arrived)
         assert counts.duplicate is not None
         assert counts.correction is not None

@@ -22,8 +22,8 @@ from featurestore.ingest.breach import Breach, Mask, count_by_rule, first_breach
 from featurestore.ingest.canonical import Converted, Reading, convert
 from featurestore.ingest.row_rules import KnownEntities, RowRules
 from featurestore.ingest.rules import Rule, field_rules
+from featurestore.ingest.set_aside import Judgements, set_aside
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
-from featurestore.offline.base import QUARANTINE_SCHEMA
 
 #: The rule broken by a value that has no exact canonical form of the declared type.
 DTYPE_RULE = "dtype"
@@ -41,6 +41,11 @@ class Passed:
     outside: int = 0
     #: Rows kept although they break a rule.
     warned: int = 0
+
+    @property
+    def quarantined(self) -> int:
+        """How many rows are set aside."""
+        return 0 if self.refused is None else int(self.refused.num_rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +109,11 @@ class Gate:
         rows, breaches = self._compared(batch)
         return self._judged(rows, breaches, batch, inside)
 
-    def sort_out(self, batch: SourceBatch) -> Sorted:
-        """The batch row by row: one that breaks the contract is refused, unless the view warns, and the others pass."""
+    def sort_out(self, batch: SourceBatch, *, keep_refused: bool = False) -> Sorted:
+        """The batch row by row: one that breaks the contract is refused, unless the view warns, and the others pass.
+
+        `keep_refused`: every refused row comes in the shape of quarantine, also where the view rejects.
+        """
         self._need_columns(batch)
         rows, breaches = self._compared(batch)
         refusing = [breach for breach in breaches if breach.refuses]
@@ -119,11 +127,12 @@ class Gate:
             reasons=[breach.says for breach in named],
             values=[batch.values_text(breach.shows, int(place)) for breach, place in zip(named, places, strict=True)],
         )
+        if keep_refused:
+            refused = self._quarantine_rows(refusing, bad, first, batch) if bad.any() else None
+        else:
+            refused = self._aside(refusing, batch)
         return Sorted(
-            rows=rows.filter(pa.array(~bad)),
-            places=np.flatnonzero(~bad),
-            rejections=rejections,
-            refused=self._aside(refusing, batch),
+            rows=rows.filter(pa.array(~bad)), places=np.flatnonzero(~bad), rejections=rejections, refused=refused
         )
 
     def _aside(self, refusing: Sequence[Breach], batch: SourceBatch) -> pa.Table | None:
@@ -244,23 +253,14 @@ class Gate:
         self, breaches: Sequence[Breach], bad: Mask, first: NDArray[np.int64], batch: SourceBatch
     ) -> pa.Table:
         places = np.flatnonzero(bad)
-        which = pa.array(first[places])
-        texts = {
-            "rule": [breach.rule for breach in breaches],
-            "field": [breach.column for breach in breaches],
-            "reason": [breach.says for breach in breaches],
-        }
-        count = len(places)
-        columns = {
-            "view": pa.repeat(self._view.ref, count),
-            "run": pa.repeat(self._run, count),
-            **{name: pa.array(values).take(which) for name, values in texts.items()},
-            "source": pa.repeat(batch.source, count),
-            "source_row": pa.array(batch.row_numbers[places]),
-            "raw": batch.raw_json(places),
-            "quarantined_at": pa.repeat(pa.scalar(self._at_us, pa.int64()), count).cast(pa.timestamp("us", "UTC")),
-        }
-        return pa.table(columns).cast(QUARANTINE_SCHEMA)
+        named = [breaches[index] for index in first[places]]
+        judged = Judgements(
+            places=places,
+            rules=[breach.rule for breach in named],
+            fields=[breach.column for breach in named],
+            reasons=[breach.says for breach in named],
+        )
+        return set_aside(self._view, self._run, self._at_us, batch, judged)
 
 
 def check_column(

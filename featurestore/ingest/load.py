@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from featurestore.ingest.gate import Gate, Passed
 from featurestore.ingest.sequence import Sequenced, in_sequence
 from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import ArrivedRows, OfflineStore
+from featurestore.offline.quarantine import numbered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +36,26 @@ class LoadCounts:
     ambiguous: int = 0
     quarantined: int = 0
     warned: int = 0
+    #: "field:rule" -> rows that break it, kept or not; a row may break several.
+    breaches: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __add__(self, other: LoadCounts) -> LoadCounts:
-        return LoadCounts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        numbers = (f.name for f in fields(self) if f.name != "breaches")
+        rules = {**self.breaches, **other.breaches}
+        return LoadCounts(
+            **{name: getattr(self, name) + getattr(other, name) for name in numbers},
+            breaches={rule: self.breaches.get(rule, 0) + other.breaches.get(rule, 0) for rule in rules},
+        )
+
+    @property
+    def checked(self) -> int:
+        """Rows that were judged."""
+        return self.read - self.outside
+
+    @property
+    def broken(self) -> int:
+        """Rows that break the contract, set aside or kept with a warning."""
+        return self.quarantined + self.warned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +92,11 @@ class Loader:
     load_id: str | None = None
     confirm: Callable[[], None] = lambda: None
 
-    def load(self, batches: Iterable[WindowedBatch], *, already_done: int = 0) -> Iterator[Settled]:
-        """Settle batch after batch; the first `already_done` source rows were settled by an earlier try.
+    def load(
+        self, batches: Iterable[WindowedBatch], *, already_done: int = 0, breached: tuple[int, int] = (0, 0)
+    ) -> Iterator[Settled]:
+        """Settle batch after batch; the first `already_done` source rows were settled by an earlier try, which left
+        the counts `breached` (see `OfflineStore.breached`).
 
         The next batch is read and checked while the last one is committed; whoever takes a result sees nothing under
         way, and what is wrong with a batch is raised after the batches before it are settled.
@@ -84,7 +105,8 @@ class Loader:
             under_way: Future[Settled] | None = None
             try:
                 for fresh, done in _fresh(batches, already_done):
-                    checked = self._checked(fresh, done)
+                    checked = self._checked(fresh, done, breached)
+                    breached = checked.breached
                     if under_way is not None:
                         before, under_way = under_way, None
                         yield before.result()
@@ -100,13 +122,16 @@ class Loader:
         """One batch through gate, sequence and history."""
         return self._committed(self._checked(windowed, rows_done))
 
-    def _checked(self, windowed: WindowedBatch, rows_done: int) -> _Checked:
+    def _checked(self, windowed: WindowedBatch, rows_done: int, before: tuple[int, int] = (0, 0)) -> _Checked:
         passed = self.gate.check(windowed.batch, windowed.window)
-        return _Checked(windowed.batch.rows.num_rows, rows_done, passed, in_sequence(self.view, passed.rows))
+        read = windowed.batch.rows.num_rows
+        breached = (before[0] + read - passed.outside, before[1] + passed.quarantined + passed.warned)
+        return _Checked(read, rows_done, passed, in_sequence(self.view, passed.rows), breached)
 
     def _committed(self, checked: _Checked) -> Settled:
         passed, sequenced = checked.passed, checked.sequenced
-        first = self.take_sequences(passed.rows.num_rows) if passed.rows.num_rows else 0
+        taken = passed.rows.num_rows + passed.quarantined
+        first = self.take_sequences(taken) if taken else 0
         rows = sequenced.rows.append_column(SEQUENCE, pa.array(sequenced.offsets + first))
         failpoint("append.begin")
         appended = self.store.append(
@@ -114,9 +139,11 @@ class Loader:
             ArrivedRows(
                 rows=rows,
                 schema_id=self.schema_id,
-                refused=passed.refused,
+                refused=numbered(passed.refused, first + passed.rows.num_rows),
                 load_id=self.load_id,
                 rows_done=checked.rows_done,
+                checked=checked.breached[0],
+                broken=checked.breached[1],
                 confirm=self.confirm,
             ),
         )
@@ -127,8 +154,9 @@ class Loader:
             corrections=appended.corrections,
             duplicates=appended.duplicates + sequenced.repeated,
             ambiguous=sequenced.ambiguous,
-            quarantined=0 if passed.refused is None else passed.refused.num_rows,
+            quarantined=passed.quarantined,
             warned=passed.warned,
+            breaches=passed.breaches,
         )
         newest = {name: newest_us(rows.column(name)) for name in (EVENT, CREATED)}
         return Settled(
@@ -144,6 +172,8 @@ class _Checked:
     rows_done: int
     passed: Passed
     sequenced: Sequenced
+    #: (rows judged, rows that broke the contract) of the load up to the end of this batch.
+    breached: tuple[int, int]
 
 
 def _fresh(batches: Iterable[WindowedBatch], already_done: int) -> Iterator[tuple[WindowedBatch, int]]:

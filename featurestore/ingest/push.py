@@ -24,6 +24,7 @@ from featurestore.ingest.sequence import in_sequence
 from featurestore.ingest.source_batch import SourceBatch
 from featurestore.offline.base import Mask
 from featurestore.offline.frames import frame_to_table, is_frame
+from featurestore.offline.quarantine import numbered
 from featurestore.online.base import OnlineStore
 from featurestore.online.keys import encode_keys
 from featurestore.registry.registry import Registry
@@ -107,8 +108,9 @@ class Pusher:
         results[~np.isin(np.arange(len(results)), sorted_out.places)] = RowResult.REJECTED
         if rows.num_rows == 0 and sorted_out.refused is None:
             return PushResult(view=view.ref, results=results, rejections=sorted_out.rejections)
-        # At least one number, so that a batch of refused rows has a name of its own.
-        first = self.state.begin_push(view.ref, max(rows.num_rows, 1), started_us)
+        # Refused rows too have their place among all that arrived, behind those that passed.
+        refused_rows = 0 if sorted_out.refused is None else sorted_out.refused.num_rows
+        first = self.state.begin_push(view.ref, rows.num_rows + refused_rows, started_us)
         failpoint("push.sequenced")
         places = sequenced.rows.column(ROW).to_numpy()
         fresh = sequenced.rows.drop_columns([ROW]).append_column(SEQUENCE, pa.array(sequenced.offsets + first))
@@ -116,7 +118,7 @@ class Pusher:
             view=view,
             schemas=snapshot.row_schemas[view.ref],
             rows=fresh,
-            refused=sorted_out.refused,
+            refused=numbered(sorted_out.refused, first + rows.num_rows),
             first=first,
             due=_visible_from_us(fresh) <= started_us,
         )

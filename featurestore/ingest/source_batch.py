@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from featurestore.ingest.raw_rows import json_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class SourceBatch:
 
     def value_text(self, name: str, place: int) -> str:
         """One value as JSON text."""
-        (value,) = _readable(self.column(name).slice(place, 1))
+        (value,) = json_values(self.column(name).slice(place, 1))
         return json.dumps(value, allow_nan=False)
 
     def values_text(self, names: Sequence[str], place: int) -> str:
@@ -83,56 +83,3 @@ class SourceBatch:
         if len(names) == 1:
             return self.value_text(names[0], place)
         return "{" + ", ".join(f"{json.dumps(name)}: {self.value_text(name, place)}" for name in names) + "}"
-
-    def raw_json(self, places: NDArray[np.int64]) -> pa.Array:
-        """The named rows as JSON texts that keep every value readable: bytes as hex, NaN and infinities as text."""
-        names = self.rows.column_names
-        columns = [_readable(column.take(pa.array(places)).combine_chunks()) for column in self.rows.columns]
-        rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
-        return pa.array([json.dumps(row, allow_nan=False) for row in rows], pa.string())
-
-
-def _readable(column: pa.Array) -> list[Any]:
-    """Values as JSON knows them, those too that Python's own types cannot hold."""
-    kind = _readable_type(column.type, text=_is_valid(column))
-    return [_json_value(value) for value in column.cast(kind).to_pylist()]
-
-
-def _is_valid(column: pa.Array) -> bool:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _readable_type(kind: pa.DataType, *, text: bool) -> pa.DataType:
-    """The type in which every value can become a Python value: times as text, broken strings as bytes."""
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _readable_type(kind.value_type, text=text)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.large_string() if text else pa.large_binary()
-    if types.is_temporal(kind):
-        return pa.string() if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind) else pa.int64()
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return pa.large_list(_readable_type(kind.value_type, text=text))
-    if types.is_struct(kind):
-        return pa.struct([pa.field(f.name, _readable_type(f.type, text=text)) for f in kind])
-    return kind
-
-
-def _json_value(value: Any) -> Any:
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else repr(value)
-        case bytes():
-            return value.hex()
-        case dict():
-            return {str(name): _json_value(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [_json_value(inner) for inner in value]
-        case _:
-            return str(value)

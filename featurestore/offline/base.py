@@ -19,6 +19,7 @@ from featurestore.compiler import names
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
 from featurestore.feature_view import FeatureView
+from featurestore.offline.quarantine import Quarantine
 from featurestore.offline.served import Stretch
 
 Mask = NDArray[np.bool_]
@@ -33,8 +34,10 @@ class ArrivedRows:
     """One batch past the gate, in sequence order, ready to become history in one transaction.
 
     `rows` holds join keys, event_timestamp, created_timestamp, `_sequence` and the fields; no two of its rows are
-    equal. `refused` holds what the gate set aside, in the shape of the quarantine table. When `load_id` is given the
-    store remembers with the same commit that `rows_done` source rows of that load are settled.
+    equal. `refused` holds what the gate set aside, in the shape of the quarantine table; `released` are the ids of rows
+    that leave the quarantine of `released_from` (the view itself when empty) with the same commit, since they are
+    among `rows`, or duplicates. When `load_id` is given the store remembers with the same commit that `rows_done`
+    source rows of that load are settled, `checked` of them were judged and `broken` of these broke the contract.
 
     `confirm` is called while the store keeps other writers of the view out, before anything is kept; what it raises
     undoes the batch. A writer that was paused, and lost its lease meanwhile, is stopped there.
@@ -45,6 +48,12 @@ class ArrivedRows:
     refused: pa.Table | None = None
     load_id: str | None = None
     rows_done: int = 0
+    checked: int = 0
+    broken: int = 0
+    released: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    released_from: str = ""
+    #: Whether the sender was told which rows were refused: where quarantine is full, it then goes without them.
+    answered: bool = False
     confirm: Callable[[], None] = lambda: None
     #: Whether the counts are to tell of each row what became of it.
     by_row: bool = False
@@ -82,6 +91,11 @@ class OfflineStore(Protocol):
     """History of one project. Methods open the store for as long as they run; `open` keeps it for several."""
 
     @property
+    def quarantine(self) -> Quarantine:
+        """The rows that were set aside."""
+        ...
+
+    @property
     def engine(self) -> str:
         """Engine and version, as training-set manifests record it."""
         ...
@@ -116,6 +130,10 @@ class OfflineStore(Protocol):
 
     def rows_done(self, load_id: str) -> int:
         """How many source rows of a load are settled; 0 for an unknown load."""
+        ...
+
+    def breached(self, load_id: str) -> tuple[int, int]:
+        """(rows judged, rows that broke the contract) of what is settled of a load; zeros for an unknown one."""
         ...
 
     def point_in_time(self, join: PointInTimeJoin, spine: pa.Table, served: Stretch | None = None) -> pa.Table:
@@ -157,25 +175,6 @@ class OfflineStore(Protocol):
         `incoming` stands in `_incoming`; its columns are some of the history's, and the compiler's own.
         """
         ...
-
-    def quarantined(self, ref: str, limit: int) -> pa.Table:
-        """The newest quarantined rows of a view."""
-        ...
-
-
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("view", pa.string()),
-        ("run", pa.string()),
-        ("rule", pa.string()),
-        ("field", pa.string()),
-        ("reason", pa.string()),
-        ("source", pa.string()),
-        ("source_row", pa.int64()),
-        ("raw", pa.string()),
-        ("quarantined_at", TIMESTAMP),
-    ]
-)
 
 
 def history_schema(view: FeatureView, fields: Mapping[str, pa.DataType] | None = None) -> pa.Schema:

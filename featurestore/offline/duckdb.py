@@ -32,7 +32,6 @@ from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import (
     NO_HISTORY,
-    QUARANTINE_SCHEMA,
     AppendCounts,
     ArrivedRows,
     Pending,
@@ -40,8 +39,11 @@ from featurestore.offline.base import (
     RowStream,
     history_schema,
 )
+from featurestore.offline.duckdb_connection import registered, transaction
 from featurestore.offline.duckdb_faults import holder_of, translated
+from featurestore.offline.duckdb_quarantine import DuckDBQuarantine
 from featurestore.offline.interrupts import interruptible
+from featurestore.offline.quarantine import ROWS_MAX
 from featurestore.offline.served import Stretch
 
 #: Times in UTC; no progress bar, which DuckDB would write to stdout, where the one JSON document goes.
@@ -64,9 +66,10 @@ class DuckDBOfflineStore:
         wait_s: float = 10.0,
         on_correction: Callable[[FeatureView, pa.Table], None] | None = None,
         on_drop: Callable[[str], None] | None = None,
+        quarantine_rows_max: int = ROWS_MAX,
     ) -> None:
         """`on_correction` is told of rows (in the columns of `latest`) before a batch that corrects them commits,
-        `on_drop` of a view whose history goes."""
+        `on_drop` of a view whose history goes. `quarantine_rows_max` rows a view are kept in quarantine."""
         self._path = path
         self._on_correction, self._on_drop = on_correction, on_drop
         self._project = project
@@ -77,6 +80,10 @@ class DuckDBOfflineStore:
         #: SQL that is asked for once a batch, by view and fields: building it costs as much as a small batch.
         self._known_rows: dict[tuple[str, ...], str] = {}
         self._writable = False
+        writing = partial(self._session, write=True)
+        self.quarantine = DuckDBQuarantine(project, self._reading, writing, quarantine_rows_max)
+        #: Whether the book-keeping was seen to be as it is today: an earlier release may have made it.
+        self._grown = False
 
     @contextmanager
     def open(self, *, write: bool) -> Iterator[None]:
@@ -89,11 +96,12 @@ class DuckDBOfflineStore:
 
     def ensure_history(self, view: FeatureView) -> None:
         """Create the view's history table, or add the fields it lacks, in one transaction."""
-        with self._session(write=True) as connection, _transaction(connection):
+        with self._session(write=True) as connection, transaction(connection):
             for statement in _BOOK_KEEPING:
                 connection.execute(statement.format(schema=_quoted(self._project)))
+            self.quarantine.grow(connection)
             connection.execute(DUCKDB.sql(history_table.create_history(self._project, view, DUCKDB)))
-            present = set(self._columns(connection, view.ref))
+            present = set(self._columns(connection, names.history_name(view.ref)))
             for field in view.schema:
                 if field.name not in present:
                     for change in history_table.add_column(self._project, view, field, DUCKDB):
@@ -105,7 +113,7 @@ class DuckDBOfflineStore:
             self._on_drop(ref)
         if not self._path.exists():
             return
-        with self._session(write=True) as connection, _transaction(connection):
+        with self._session(write=True) as connection, transaction(connection):
             connection.execute(DUCKDB.sql(history_table.drop_history(self._project, ref)))
             for name, key in ((names.POSITIONS, "view"), (names.LOADS, "view"), (names.QUARANTINE, "view")):
                 if self._has_table(connection, name):
@@ -132,20 +140,33 @@ class DuckDBOfflineStore:
                 return 0
             return int(_scalar(connection, self._select(names.LOADS, "rows_done", "load_id"), load_id) or 0)
 
+    def breached(self, load_id: str) -> tuple[int, int]:
+        """(rows judged, rows that broke the contract) of what is settled of a load; zeros for an unknown one."""
+        with self._reading() as connection:
+            if connection is None or "broken" not in self._columns(connection, names.LOADS):
+                return 0, 0
+            counted = (self._select(names.LOADS, count, "load_id") for count in ("checked", "broken"))
+            checked, broken = (int(_scalar(connection, statement, load_id) or 0) for statement in counted)
+            return checked, broken
+
     def append(self, view: FeatureView, arrived: ArrivedRows) -> AppendCounts:
         """Commit one batch; positions are given under DuckDB's single writer, so they become visible in order."""
-        with self._session(write=True) as connection, _transaction(connection):
+        with self._session(write=True) as connection, transaction(connection):
             arrived.confirm()
             self._require(connection, view.ref)
+            if not self._grown:
+                self.quarantine.grow(connection)
             duplicate, correction = self._known(connection, view, arrived.rows)
             added = arrived.rows.filter(pa.array(~duplicate)) if duplicate.any() else arrived.rows
             if correction.any() and self._on_correction is not None:
                 places = arrived.rows.filter(pa.array(correction)).select([*view.join_keys, names.EVENT, names.CREATED])
                 self._on_correction(view, self.rows_at(view, places))
             self._insert(connection, view, added, arrived.schema_id)
-            self._set_aside(connection, arrived.refused)
+            self.quarantine.set_aside(connection, view.ref, arrived.refused, spill=arrived.answered)
+            self.quarantine.release(connection, arrived.released_from or view.ref, arrived.released)
             self._settle(connection, view.ref, arrived)
             failpoint("append.before_commit")
+        self._grown = True
         failpoint("append.after_commit")
         return AppendCounts(
             added=added.num_rows,
@@ -161,9 +182,9 @@ class DuckDBOfflineStore:
         schema = pa.schema([(names.ROW, pa.int64()), (names.EVENT, TIMESTAMP), *chosen.items()])
         with self._session(write=False) as connection:
             self._require(connection, join.view.ref)
-            with ExitStack() as registered:
+            with ExitStack() as stack:
                 for name, table in _relations(spine, served).items():
-                    registered.enter_context(_registered(connection, name, table))
+                    stack.enter_context(registered(connection, name, table))
                 answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
         return answers.cast(schema)
 
@@ -202,25 +223,11 @@ class DuckDBOfflineStore:
         self, view: FeatureView, question: Question, answer: pa.Schema, incoming: pa.Table | None = None
     ) -> pa.Table:
         """The answer to SQL about the view's history; see the protocol."""
-        with self._session(write=False) as connection, ExitStack() as registered:
+        with self._session(write=False) as connection, ExitStack() as stack:
             self._require(connection, view.ref)
             if incoming is not None:
-                registered.enter_context(_registered(connection, names.INCOMING, incoming))
+                stack.enter_context(registered(connection, names.INCOMING, incoming))
             return connection.sql(question(self._project, dialect=DUCKDB)).to_arrow_table().cast(answer)
-
-    def quarantined(self, ref: str, limit: int) -> pa.Table:
-        """The newest quarantined rows of a view."""
-        with self._reading() as connection:
-            if connection is None or not self._has_table(connection, names.QUARANTINE):
-                return QUARANTINE_SCHEMA.empty_table()
-            rows = (
-                exp.select("*")
-                .from_(names.table(self._project, names.QUARANTINE))
-                .where("view = $1")
-                .order_by("quarantined_at DESC", "source", "source_row")
-                .limit(limit)
-            )
-            return connection.sql(DUCKDB.sql(rows), params=[ref]).to_arrow_table().cast(QUARANTINE_SCHEMA)
 
     @contextmanager
     def _streamed(self, view: FeatureView, query: str, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
@@ -243,7 +250,7 @@ class DuckDBOfflineStore:
             return duplicate, correction
         numbered = rows.append_column(names.ROW, pa.array(np.arange(rows.num_rows)))
         span = pc.min_max(pc.cast(rows.column(names.EVENT), pa.int64())).as_py()
-        with _registered(connection, names.INCOMING, numbered):
+        with registered(connection, names.INCOMING, numbered):
             statement = self._known_rows_sql(view)
             known = connection.sql(statement, params=[from_us(span["min"]), from_us(span["max"])]).to_arrow_table()
         places = known.column(names.ROW).to_numpy()
@@ -269,22 +276,16 @@ class DuckDBOfflineStore:
         placed = placed.append_column(names.SCHEMA_ID, pa.array(np.full(rows.num_rows, schema_id, dtype=np.int32)))
         history = names.history(self._project, view)
         target = exp.Schema(this=history, expressions=[exp.to_identifier(n, quoted=True) for n in placed.column_names])
-        with _registered(connection, names.INCOMING, placed):
+        with registered(connection, names.INCOMING, placed):
             chosen = exp.select("*").from_(exp.to_identifier(names.INCOMING, quoted=True))
             connection.execute(DUCKDB.sql(exp.Insert(this=target, expression=chosen)))
         self._upsert(connection, names.POSITIONS, {"view": view.ref}, {"last": first + rows.num_rows - 1})
-
-    def _set_aside(self, connection: duckdb.DuckDBPyConnection, refused: pa.Table | None) -> None:
-        """Keep refused rows; one that is already there, for the same rule, is not kept twice."""
-        if refused is None or refused.num_rows == 0:
-            return
-        with _registered(connection, names.INCOMING, refused):
-            connection.execute(_SET_ASIDE.format(schema=_quoted(self._project)))
 
     def _settle(self, connection: duckdb.DuckDBPyConnection, ref: str, arrived: ArrivedRows) -> None:
         if arrived.load_id is not None:
             # One load a view: an earlier one is over, and its row with it.
             done = {"load_id": arrived.load_id, "rows_done": arrived.rows_done}
+            done |= {"checked": arrived.checked, "broken": arrived.broken}
             self._upsert(connection, names.LOADS, {"view": ref}, done)
 
     def _upsert(
@@ -310,8 +311,8 @@ class DuckDBOfflineStore:
     def _has_table(self, connection: duckdb.DuckDBPyConnection, name: str) -> bool:
         return bool(_scalar(connection, _TABLE_EXISTS, self._project, name))
 
-    def _columns(self, connection: duckdb.DuckDBPyConnection, ref: str) -> list[str]:
-        rows = connection.execute(_COLUMNS, [self._project, names.history_name(ref)]).fetchall()
+    def _columns(self, connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+        rows = connection.execute(_COLUMNS, [self._project, table]).fetchall()
         return [row[0] for row in rows]
 
     def _require(self, connection: duckdb.DuckDBPyConnection, ref: str) -> None:
@@ -402,27 +403,7 @@ _BOOK_KEEPING = (
     "CREATE TABLE IF NOT EXISTS {schema}._positions (view VARCHAR NOT NULL, last BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS {schema}._loads"
     " (load_id VARCHAR NOT NULL, view VARCHAR NOT NULL, rows_done BIGINT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS {schema}._quarantine (view VARCHAR NOT NULL, run VARCHAR NOT NULL,"
-    " rule VARCHAR NOT NULL, field VARCHAR NOT NULL, reason VARCHAR NOT NULL, source VARCHAR NOT NULL,"
-    " source_row BIGINT NOT NULL, raw VARCHAR NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL)",
 )
-_SET_ASIDE = (
-    "INSERT INTO {schema}._quarantine BY NAME SELECT DISTINCT ON (view, rule, field, raw) * FROM _incoming AS fresh"
-    " WHERE NOT EXISTS"
-    " (SELECT 1 FROM {schema}._quarantine AS kept WHERE kept.view = fresh.view AND kept.rule = fresh.rule"
-    " AND kept.field = fresh.field AND kept.raw = fresh.raw) ORDER BY source, source_row"
-)
-
-
-@contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 def _relations(spine: pa.Table, served: Stretch | None) -> dict[str, pa.Table]:
@@ -435,15 +416,6 @@ def _relations(spine: pa.Table, served: Stretch | None) -> dict[str, pa.Table]:
         names.PUBLISHED_HORIZONS: served.horizons,
         names.PUSHED_ROWS: served.pushes,
     }
-
-
-@contextmanager
-def _registered(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
-    """`table` under a name that queries can use. After a failure it stays, until the next one takes the name:
-    taking it back is a statement too, and would fail in an aborted transaction and hide the cause."""
-    connection.register(name, table)
-    yield
-    connection.unregister(name)
 
 
 def _scalar(connection: duckdb.DuckDBPyConnection, statement: str, *parameters: object) -> Any:

@@ -13,7 +13,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,11 @@ CSV_FORMAT = {
 
 def write_training_set(training_set: TrainingSet, path: Path) -> Path:
     """Write to `path` and `path` + .manifest.json; InputError for an unknown suffix, StoreFull without space."""
-    write = WRITERS.get(path.suffix)
-    if write is None:
-        raise InputError(f"{path} has no known suffix; write to one of {', '.join(f'*{suffix}' for suffix in WRITERS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist; make it first")
+    write = _writer(path)
     if manifest_path(path).is_dir() or path.is_dir():
         raise InputError(f"{path} or its manifest is a folder; name another file")
     data, manifest = _part(path), _part(manifest_path(path))
-    try:
+    with _or_nothing(path, data, manifest):
         write(training_set.table, data)
         spine = _spine_beside(training_set.manifest["spine"], path)
         written = {**training_set.manifest, "spine": spine, "file": _described(data, path.name)}
@@ -57,6 +54,35 @@ def write_training_set(training_set: TrainingSet, path: Path) -> Path:
         # Both are complete; only now do they take their places, so that a failure leaves the old pair.
         data.replace(path)
         manifest.replace(manifest_path(path))
+    return path
+
+
+def write_table(table: pa.Table, path: Path) -> Path:
+    """Write a table as a training set is written, without a manifest; the same errors."""
+    write, data = _writer(path), _part(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name another file")
+    with _or_nothing(path, data):
+        write(table, data)
+        _flush(data)
+        data.replace(path)
+    return path
+
+
+def _writer(path: Path) -> Callable[[pa.Table, Path], None]:
+    write = WRITERS.get(path.suffix)
+    if write is None:
+        raise InputError(f"{path} has no known suffix; write to one of {', '.join(f'*{suffix}' for suffix in WRITERS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist; make it first")
+    return write
+
+
+@contextmanager
+def _or_nothing(path: Path, *parts: Path) -> Iterator[None]:
+    """Failures as errors of ours; what was written of the parts is removed."""
+    try:
+        yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         kind = StoreFull if full else InputError
@@ -64,9 +90,8 @@ def write_training_set(training_set: TrainingSet, path: Path) -> Path:
     except pa.ArrowException as error:
         raise InputError(f"{path} cannot hold these columns: {error}; write to another format, or drop them") from error
     finally:
-        data.unlink(missing_ok=True)
-        manifest.unlink(missing_ok=True)
-    return path
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
 def file_differences(recorded: Mapping[str, Any], manifest: Path) -> list[str]:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import errors, sql
@@ -29,7 +28,6 @@ from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.offline.base import (
     NO_HISTORY,
-    QUARANTINE_SCHEMA,
     AppendCounts,
     ArrivedRows,
     Mask,
@@ -39,11 +37,11 @@ from featurestore.offline.base import (
     history_schema,
 )
 from featurestore.offline.postgres_connection import Connection, Connections
-from featurestore.offline.postgres_rows import HEADER, TRAILER, decode_rows, encode_rows, sent
+from featurestore.offline.postgres_copy import batches, copy_in, queried, sent_rows
+from featurestore.offline.postgres_quarantine import PostgresQuarantine
+from featurestore.offline.quarantine import ROWS_MAX
 from featurestore.offline.served import Stretch
 
-#: Rows decoded at once where the caller does not say.
-BATCH_ROWS = 65_536
 #: A history of at most so many rows per spine row is read whole: a lookup costs 11 us, a row in the sort 4 us.
 HISTORY_ROWS_PER_ASK = 1
 
@@ -54,11 +52,22 @@ class PostgresOfflineStore:
     `url` is an address as libpq takes it, best without a password, which goes into `password`.
     """
 
-    def __init__(self, url: str, project: str, *, password: str | None = None, wait_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        project: str,
+        *,
+        password: str | None = None,
+        wait_s: float = 10.0,
+        quarantine_rows_max: int = ROWS_MAX,
+    ) -> None:
         self._project = project
         self._wait_s = wait_s
         self._connections = Connections(url, password, wait_s=wait_s, name=f"featurestore {project}")
         self._address = self._connections.address
+        self.quarantine = PostgresQuarantine(project, self._transaction, self._lock, quarantine_rows_max)
+        #: Whether the book-keeping was seen to be as it is today: an earlier release may have made it.
+        self._grown = False
 
     @property
     def engine(self) -> str:
@@ -85,6 +94,7 @@ class PostgresOfflineStore:
             self._lock(connection, "")
             for statement in _BOOK_KEEPING:
                 connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self._project)))
+            self.quarantine.grow(connection)
             connection.execute(POSTGRES.sql(history_table.create_history(self._project, view, POSTGRES)))
             present = self._columns(connection, view.ref)
             for field in view.schema:
@@ -131,10 +141,22 @@ class PostgresOfflineStore:
             done = self._sql("SELECT rows_done FROM {table} WHERE load_id = $1", table=names.LOADS)
             return int(_scalar(connection, done, load_id) or 0)
 
+    def breached(self, load_id: str) -> tuple[int, int]:
+        """(rows judged, rows that broke the contract) of what is settled of a load; zeros for an unknown one."""
+        with self._connections.lent() as connection:
+            if not self.quarantine.is_grown(connection):
+                return 0, 0
+            counted = self._sql("SELECT checked, broken FROM {table} WHERE load_id = $1", table=names.LOADS)
+            found = connection.execute(counted, (load_id,)).fetchone()
+            return (0, 0) if found is None else (int(found[0]), int(found[1]))
+
     # ------------------------------------------------------------------ append
 
     def append(self, view: FeatureView, arrived: ArrivedRows) -> AppendCounts:
         """Commit one batch. It travels before the view's lock is taken, so that writers wait for commits alone."""
+        if not self._grown:
+            self.quarantine.ensure_grown()
+            self._grown = True
         with self._transaction() as connection:
             self._require(connection, view)
             self._place(connection, view, names.INCOMING, _numbered(arrived.rows))
@@ -144,7 +166,8 @@ class PostgresOfflineStore:
             duplicates, corrections = self._known(connection, view, arrived.rows, last)
             told = _known_by_row(connection, arrived.rows.num_rows) if arrived.by_row else {}
             added = self._insert(connection, view, arrived, last)
-            self._set_aside(connection, arrived.refused)
+            self.quarantine.set_aside(connection, view.ref, arrived.refused, spill=arrived.answered)
+            self.quarantine.release(connection, arrived.released_from or view.ref, arrived.released)
             self._settle(connection, view.ref, arrived)
             failpoint("append.before_commit")
         failpoint("append.after_commit")
@@ -183,24 +206,17 @@ class PostgresOfflineStore:
         connection.execute(moved, (view.ref, last + added))
         return added
 
-    def _set_aside(self, connection: Connection, refused: pa.Table | None) -> None:
-        """Keep refused rows; one that is already there, for the same rule, is not kept twice."""
-        if refused is None or refused.num_rows == 0:
-            return
-        like = "CREATE TEMPORARY TABLE _refused (LIKE {table}) ON COMMIT DROP"
-        connection.execute(self._sql(like, table=names.QUARANTINE))
-        _copy_in(connection, "_refused", refused)
-        connection.execute(self._sql(_SET_ASIDE, table=names.QUARANTINE))
-
     def _settle(self, connection: Connection, ref: str, arrived: ArrivedRows) -> None:
         if arrived.load_id is not None:
             # One load a view: an earlier one is over, and its row with it.
             settled = self._sql(
-                "INSERT INTO {table} (view, load_id, rows_done) VALUES ($1, $2, $3)"
-                " ON CONFLICT (view) DO UPDATE SET load_id = excluded.load_id, rows_done = excluded.rows_done",
+                "INSERT INTO {table} (view, load_id, rows_done, checked, broken) VALUES ($1, $2, $3, $4, $5)"
+                " ON CONFLICT (view) DO UPDATE SET load_id = excluded.load_id, rows_done = excluded.rows_done,"
+                " checked = excluded.checked, broken = excluded.broken",
                 table=names.LOADS,
             )
-            connection.execute(settled, (ref, arrived.load_id, arrived.rows_done))
+            counts = (arrived.rows_done, arrived.checked, arrived.broken)
+            connection.execute(settled, (ref, arrived.load_id, *counts))
 
     # ------------------------------------------------------------------ questions
 
@@ -217,17 +233,17 @@ class PostgresOfflineStore:
                 self._place(connection, join.view, names.PUBLISHED_HORIZONS, served.horizons)
                 self._place(connection, join.view, names.PUSHED_ROWS, served.pushes)
             if served is not None or join.position <= spine.num_rows * HISTORY_ROWS_PER_ASK:
-                return _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
+                return queried(connection, compile.point_in_time_join(join, POSTGRES), schema)
             with _by_lookups(connection):
                 marked = schema.append(pa.field(names.FAR, pa.bool_()))
-                looked_up = _table(connection, compile.nearest(join, POSTGRES), marked)
+                looked_up = queried(connection, compile.nearest(join, POSTGRES), marked)
             far = looked_up.column(names.FAR)
             answers = looked_up.filter(pc.invert(far)).drop_columns([names.FAR])
             if answers.num_rows == looked_up.num_rows:
                 return answers
             rest = pc.is_in(spine.column(names.ROW), looked_up.column(names.ROW).filter(far).combine_chunks())
             self._place(connection, join.view, names.SPINE, spine.filter(rest))
-            more = _table(connection, compile.point_in_time_join(join, POSTGRES), schema)
+            more = queried(connection, compile.point_in_time_join(join, POSTGRES), schema)
         return pa.concat_tables([answers, more])
 
     def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
@@ -243,7 +259,7 @@ class PostgresOfflineStore:
         schema = pa.schema([("rows", pa.int64()), ("newest", TIMESTAMP), ("oldest", TIMESTAMP)])
         with self._connections.lent() as connection:
             self._require(connection, query.view)
-            table = _table(connection, compile.pending(query, POSTGRES), schema)
+            table = queried(connection, compile.pending(query, POSTGRES), schema)
         newest, oldest = (table.column(at).cast(pa.int64())[0].as_py() for at in (1, 2))
         return Pending(rows=int(table.column(0)[0].as_py()), newest_us=newest, oldest_visible_us=oldest)
 
@@ -269,30 +285,15 @@ class PostgresOfflineStore:
             self._require(connection, view)
             if incoming is not None:
                 self._place(connection, view, names.INCOMING, incoming)
-            return _table(connection, question(self._project, dialect=POSTGRES), answer)
-
-    def quarantined(self, ref: str, limit: int) -> pa.Table:
-        """The newest quarantined rows of a view."""
-        newest = self._sql(
-            "SELECT {columns} FROM {table} WHERE view = {view}"
-            " ORDER BY quarantined_at DESC, source, source_row LIMIT {limit}",
-            table=names.QUARANTINE,
-            columns=QUARANTINE_SCHEMA.names,
-            view=sql.Literal(ref),
-            limit=sql.Literal(limit),
-        )
-        with self._connections.lent() as connection:
-            if not self._has_table(connection, names.QUARANTINE):
-                return QUARANTINE_SCHEMA.empty_table()
-            return _table(connection, newest, QUARANTINE_SCHEMA)
+            return queried(connection, question(self._project, dialect=POSTGRES), answer)
 
     @contextmanager
     def _streamed(self, view: FeatureView, query: str, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
         schema = history_schema(view)
         with self._connections.lent() as connection:
             self._require(connection, view)
-            with _sent(connection, query, schema) as rows:
-                yield pa.RecordBatchReader.from_batches(schema, _batches(rows, schema, batch_rows))
+            with sent_rows(connection, query, schema) as rows:
+                yield pa.RecordBatchReader.from_batches(schema, batches(rows, schema, batch_rows))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -314,7 +315,7 @@ class PostgresOfflineStore:
         made = "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
         history = sql.Identifier(self._project, names.history_name(view.ref))
         connection.execute(sql.SQL(made).format(sql.Identifier(name), sql.SQL(", ").join(columns), history))
-        _copy_in(connection, name, rows)
+        copy_in(connection, name, rows)
 
     def _lock(self, connection: Connection, ref: str) -> None:
         """The lock of a view, or of the project's tables (""), until the transaction ends; StoreBusy names a holder."""
@@ -400,53 +401,6 @@ def _like(column: pa.Field) -> str:
     return names.EVENT if pa.types.is_timestamp(column.type) else names.SEQUENCE
 
 
-def _copy_in(connection: Connection, table: str, rows: pa.Table) -> None:
-    """Rows into a temporary table, by binary COPY."""
-    columns = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
-    statement = sql.SQL("COPY pg_temp.{} ({}) FROM STDIN (FORMAT binary)").format(sql.Identifier(table), columns)
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for piece in encode_rows(rows):
-            copy.write(piece)
-
-
-@contextmanager
-def _sent(connection: Connection, query: str | sql.Composable, schema: pa.Schema) -> Iterator[psycopg.Copy]:
-    """The rows of a query as messages of binary COPY; its columns are those of `schema`, by place."""
-    columns = [
-        sql.SQL("CAST({} AS {})").format(sql.Identifier(field.name), sql.SQL(kind))
-        if (kind := sent(field.type))
-        else sql.Identifier(field.name)
-        for field in schema
-    ]
-    statement = sql.SQL("COPY (SELECT {} FROM ({}) AS _query ({})) TO STDOUT (FORMAT binary)").format(
-        sql.SQL(", ").join(columns),
-        sql.SQL(query) if isinstance(query, str) else query,
-        sql.SQL(", ").join(map(sql.Identifier, schema.names)),
-    )
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        yield copy
-
-
-def _batches(rows: psycopg.Copy, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Record batches of at most `batch_rows` rows; Postgres sends a message a row."""
-    messages: list[bytes] = []
-    for number, message in enumerate(rows):
-        row = bytes(message) if number else bytes(message)[len(HEADER) :]
-        if not row or row == TRAILER:
-            continue
-        messages.append(row)
-        if len(messages) == batch_rows:
-            yield decode_rows(messages, schema)
-            messages = []
-    if messages:
-        yield decode_rows(messages, schema)
-
-
-def _table(connection: Connection, query: str | sql.Composable, schema: pa.Schema) -> pa.Table:
-    with _sent(connection, query, schema) as rows:
-        return pa.Table.from_batches(_batches(rows, schema, BATCH_ROWS), schema)
-
-
 @contextmanager
 def _by_lookups(connection: Connection) -> Iterator[None]:
     """Plans of index lookups only. Statistics would choose to read all of history for a batch, again for each batch,
@@ -487,13 +441,4 @@ _BOOK_KEEPING = (
     'CREATE TABLE IF NOT EXISTS {schema}._positions (view text COLLATE "C" NOT NULL PRIMARY KEY, last bigint NOT NULL)',
     "CREATE TABLE IF NOT EXISTS {schema}._loads"
     ' (view text COLLATE "C" NOT NULL PRIMARY KEY, load_id text COLLATE "C" NOT NULL, rows_done bigint NOT NULL)',
-    'CREATE TABLE IF NOT EXISTS {schema}._quarantine (view text COLLATE "C" NOT NULL, run text COLLATE "C" NOT NULL,'
-    ' rule text COLLATE "C" NOT NULL, field text COLLATE "C" NOT NULL, reason text COLLATE "C" NOT NULL,'
-    ' source text COLLATE "C" NOT NULL, source_row bigint NOT NULL, raw text COLLATE "C" NOT NULL,'
-    " quarantined_at timestamptz NOT NULL)",
-)
-_SET_ASIDE = (
-    "INSERT INTO {table} SELECT DISTINCT ON (view, rule, field, raw) * FROM pg_temp._refused AS fresh WHERE NOT EXISTS"
-    " (SELECT FROM {table} AS kept WHERE kept.view = fresh.view AND kept.rule = fresh.rule"
-    " AND kept.field = fresh.field AND kept.raw = fresh.raw) ORDER BY view, rule, field, raw, source, source_row"
 )

@@ -16,6 +16,7 @@ import pytest
 from featurestore import FeatureStore, Field, Float64, Int64
 from featurestore.errors import InputError, NotFoundError
 from featurestore.ingest.push import PushResult, RowResult
+from featurestore.offline.quarantine import Chosen
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from materialization.job import Request
 from tests.fix_proxy import Proxy
@@ -163,7 +164,7 @@ def test_quarantine_keeps_what_a_push_refuses(rows: int, repository: SmallReposi
     apply_cold(repository, on_violation="quarantine")
     push(repository, *[("A", NOON, -60.0, 1), B][:rows])
     assert_settled(repository, *[B][: rows - 1])
-    aside = repository.offline.quarantined(REF, 10)
+    aside = repository.offline.quarantine.rows(Chosen(view=REF), limit=10)
     assert aside.select(["run", "rule", "field", "source"]).to_pylist() == [
         {"run": "push", "rule": "ge", "field": "temp", "source": "push"}
     ]

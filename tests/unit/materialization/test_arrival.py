@@ -15,6 +15,7 @@ from featurestore import FeatureView, FileSource, SqlSource
 from featurestore.digest import content_digest
 from featurestore.errors import ContractViolation, InputError, SourceError
 from featurestore.ingest.load import LoadCounts
+from featurestore.offline.quarantine import Chosen
 from materialization.job import Request
 from tests.fix_repository import NOON, Row, SmallRepository, created_table, hours, weather
 
@@ -384,7 +385,7 @@ def test_quarantined_rows_are_kept_once_with_their_place(repository: SmallReposi
     repository.write("weather/a.parquet", [*rows_at(-1), ("JFK", NOON - hours(2), -200.0, None)])
     assert load(repository) == LoadCounts(read=2, added=1, quarantined=1)
     assert repository.done(Request(start=NOON - MONTH)).loaded == LoadCounts(read=2, duplicates=1, quarantined=1)
-    (row,) = repository.offline.quarantined("weather@1", 10).to_pylist()
+    (row,) = repository.offline.quarantine.rows(Chosen(view="weather@1"), limit=10).to_pylist()
     assert (row["field"], row["rule"], row["source"], row["source_row"]) == (
         "temp",
         "ge",

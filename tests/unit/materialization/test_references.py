@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from featurestore import Entity, FeatureView, Field, FileSource, Int64, Reference, String
 from featurestore.ingest.push import RowResult
+from featurestore.offline.quarantine import Chosen
 from materialization.ranks import ranks
 from tests.fix_repository import NOON, SmallRepository, weather
 
@@ -54,7 +55,7 @@ def test_entities_that_are_not_known_are_set_aside_by_load_and_push(repository: 
     assert first.errors == []
     assert [done.view for done in first.views] == ["a_visit@1", "weather@1"]
     assert [(row[0], row[3]) for row in repository.values("a_visit@1")] == [("v0", "JFK"), ("v2", None)]
-    (aside,) = repository.offline.quarantined("a_visit@1", 10).to_pylist()
+    (aside,) = repository.offline.quarantine.rows(Chosen(view="a_visit@1")).to_pylist()
     assert (aside["field"], aside["rule"]) == ("airport", "reference")
     assert aside["reason"] == "airport is no entity of weather@1"
 

@@ -32,8 +32,9 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import SCHEMA_ID, SEQUENCE
 from featurestore.dtypes import DType
 from featurestore.errors import NotFoundError, StoreError
-from featurestore.offline.base import QUARANTINE_SCHEMA, AppendCounts, ArrivedRows, OfflineStore, Pending
+from featurestore.offline.base import AppendCounts, ArrivedRows, OfflineStore, Pending
 from featurestore.offline.duckdb import DuckDBOfflineStore
+from featurestore.offline.quarantine import QUARANTINE_SCHEMA, Chosen
 from tests.fix_offline import (
     ENGINES,
     PROJECT,
@@ -236,10 +237,9 @@ def test_a_batch_that_fails_leaves_no_row_no_position_no_progress(store: Offline
     store.ensure_history(view)
     append(store, view, [leg("a", 1, 1, 1)], load_id="load", rows_done=1)
     rows = history_table(view, [leg("b", 1, 2, 2)])
-    refused = QUARANTINE_SCHEMA.empty_table().append_column("unknown", pa.array([], pa.string()))
-    broken = pa.Table.from_pylist([{**dict.fromkeys(QUARANTINE_SCHEMA.names, None), "unknown": "x"}], refused.schema)
+    broken = refused("{1}").drop_columns(["rule"])
 
-    with pytest.raises((duckdb.Error, StoreError), match="unknown"):
+    with pytest.raises((duckdb.Error, StoreError), match="rule"):
         store.append(view, ArrivedRows(rows=rows, schema_id=1, refused=broken, load_id="load", rows_done=2))
 
     assert (store.history_rows(view.ref), store.position(view.ref), store.rows_done("load")) == (1, 1, 1)
@@ -251,6 +251,9 @@ def refused(*raws: str, view: str = "leg@1", rule: str = "not_null", source: str
     rows = [
         {
             "view": view,
+            "id": f"id of {raw}",
+            "sequence": number + 1,
+            "definition": "d",
             "run": "run",
             "rule": rule,
             "field": "delay",
@@ -258,6 +261,7 @@ def refused(*raws: str, view: str = "leg@1", rule: str = "not_null", source: str
             "source": source,
             "source_row": number,
             "raw": raw,
+            "raw_form": "form",
             "quarantined_at": from_us(0),
         }
         for number, raw in enumerate(raws)
@@ -273,16 +277,13 @@ def test_a_refused_row_is_kept_once_however_often_it_comes(store: OfflineStore) 
     append(store, view, [], refused=refused("{2}", "{3}", source="again.csv"))
     append(store, view, [], refused=refused("{2}", rule="range"))
 
-    kept = store.quarantined(view.ref, 10)
+    kept = store.quarantine.rows(Chosen(view=view.ref), limit=10)
     assert kept.schema == QUARANTINE_SCHEMA
-    assert sorted(zip(kept.column("raw").to_pylist(), kept.column("rule").to_pylist(), strict=True)) == [
-        ("{1}", "not_null"),
-        ("{2}", "not_null"),
-        ("{2}", "range"),
-        ("{3}", "not_null"),
-    ]
-    assert store.quarantined("other@1", 10).num_rows == 0
-    assert store.quarantined(view.ref, 2).num_rows == 2
+    told = [(row["raw"], row["rule"], row["source"]) for row in kept.to_pylist()]
+    # One row a raw row: where it was first seen, and the reason of its last judgement.
+    assert sorted(told) == [("{1}", "not_null", "a.csv"), ("{2}", "range", "a.csv"), ("{3}", "not_null", "again.csv")]
+    assert store.quarantine.rows(Chosen(view="other@1"), limit=10).num_rows == 0
+    assert store.quarantine.rows(Chosen(view=view.ref), limit=2).num_rows == 2
 
 
 def test_a_refused_row_that_stands_twice_in_a_batch_is_kept_once_too(store: OfflineStore) -> None:
@@ -291,7 +292,7 @@ def test_a_refused_row_that_stands_twice_in_a_batch_is_kept_once_too(store: Offl
 
     append(store, view, [], refused=refused("{1}", "{1}", "{2}"))
 
-    assert sorted(store.quarantined(view.ref, 10).column("raw").to_pylist()) == ["{1}", "{2}"]
+    assert sorted(store.quarantine.rows(Chosen(view=view.ref), limit=10).column("raw").to_pylist()) == ["{1}", "{2}"]
 
 
 # ------------------------------------------------------------------ tables
@@ -374,7 +375,7 @@ def test_drop_removes_the_view_and_its_book_keeping_and_nothing_else(store: Offl
     assert [store.history_rows(view.ref) for view in (gone, stays)] == [0, 1]
     assert [store.position(view.ref) for view in (gone, stays)] == [0, 1]
     assert [store.rows_done(view.ref) for view in (gone, stays)] == [0, 1]
-    assert [store.quarantined(view.ref, 9).num_rows for view in (gone, stays)] == [0, 1]
+    assert [store.quarantine.rows(Chosen(view=view.ref), limit=9).num_rows for view in (gone, stays)] == [0, 1]
     store.ensure_history(gone)
     assert append(store, gone, [leg("a", 1, 1, 1)]) == AppendCounts(added=1)
 
@@ -384,7 +385,7 @@ def test_a_store_that_was_never_made_is_empty_and_reading_does_not_make_it(tmp_p
     store = DuckDBOfflineStore(path, PROJECT)
 
     assert (store.history_rows("leg@1"), store.position("leg@1"), store.rows_done("x")) == (0, 0, 0)
-    assert store.quarantined("leg@1", 10).num_rows == 0
+    assert store.quarantine.rows(Chosen(view="leg@1"), limit=10).num_rows == 0
     store.drop_history("leg@1")
     assert not path.exists()
 
