@@ -16,17 +16,24 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import (
+    cold_start,
     flights,
+    gate,
+    inference,
     load,
     load_publish,
     lookup,
     machine,
+    many_views,
     point_in_time,
     postgres,
+    preload,
     publish,
     selective,
     serving,
+    shedding,
     startup,
+    validate,
     verify,
 )
 from benchmarks.measure import SEED, Measured, Result, Setting, Unequal
@@ -40,12 +47,19 @@ BENCHMARKS: dict[str, ModuleType] = {
         point_in_time,
         selective,
         load,
+        gate,
         publish,
         load_publish,
         verify,
+        validate,
         postgres,
         lookup,
         serving,
+        cold_start,
+        preload,
+        shedding,
+        many_views,
+        inference,
     )
 }
 

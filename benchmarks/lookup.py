@@ -6,22 +6,16 @@ compared with each other and with what history says.
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from benchmarks import world
-from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, in_turn
+from benchmarks.measure import Measured, Result, Setting, Times, Unequal, steadily
+from benchmarks.worker import worker
 from benchmarks.world import Shape
 from featurestore import FeatureStore
 from featurestore.clock import to_us
@@ -62,12 +56,12 @@ def run(setting: Setting) -> Result:
         outcome = store.materialize_incremental(load=False)
         if outcome.errors:
             raise outcome.errors[0]
-        with _served(folder, shape) as address, FeatureClient(address) as client:
+        with worker(folder, shape) as running, FeatureClient(running.address) as client:
             for batch in size.batches:
                 sides = _sides(store, client, shape, batch)
                 _require_same(sides, store, shape, batch)
                 setting.show(f"{batch} x {size.features}, {size.calls} calls each way")
-                for name, times in in_turn(sides, size.calls, collect=False).items():
+                for name, times in steadily(sides, size.calls).items():
                     measured += _measured(f"{batch} x {size.features} {name}", times)
     return Result(name=NAME, sizes=asdict(size), measured=measured)
 
@@ -78,21 +72,17 @@ def _sides(store: FeatureStore, client: FeatureClient, shape: Shape, batch: int)
     lookup = local_lookup(
         repository.registry, repository.state, repository.online, repository.clock, world.SERVICE, None
     )
-    keys = _keys(shape, batch)
+    keys = world.keys(shape, batch)
     return {
         WAYS[0]: lambda: answer(lookup, keys, None).to_matrix(),
         WAYS[1]: lambda: client.get_online_features(world.SERVICE, keys, format="matrix").to_matrix(),
     }
 
 
-def _keys(shape: Shape, batch: int) -> dict[str, Any]:
-    return {world.KEY: np.random.default_rng(SEED).choice(shape.meters, size=batch, replace=False).astype(np.int64)}
-
-
 def _require_same(sides: dict[str, Callable[[], Any]], store: FeatureStore, shape: Shape, batch: int) -> None:
     """Unequal unless both ways give what a training set as of now gives."""
     now = pa.array(np.full(batch, to_us(shape.end))).cast(world.TIMESTAMP)
-    spine = pa.table({**_keys(shape, batch), "as_of": now})
+    spine = pa.table({**world.keys(shape, batch), "as_of": now})
     trained = store.get_historical_features(spine, world.SERVICE).to_matrix()
     for name, side in sides.items():
         if not np.array_equal(side().view(np.uint32), trained.view(np.uint32)):
@@ -104,23 +94,3 @@ def _measured(what: str, times: Times) -> list[Measured]:
         Measured(what=f"{what}, p50", value=times.median * 1e3, unit="ms", detail=f"best {times.best * 1e3:.3f} ms"),
         Measured(what=f"{what}, p99", value=times.percentile(0.99) * 1e3, unit="ms"),
     ]
-
-
-@contextmanager
-def _served(folder: Path, shape: Shape) -> Iterator[str]:
-    """`featurestore serve` as a process of its own; yields its address."""
-    command = [sys.executable, "-m", "featurestore.cli.main", "-C", str(folder), "--now", shape.end.isoformat()]
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    with subprocess.Popen(
-        [*command, "serve", "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            found = re.search(r"serving on (\S+)", said)
-            assert found is not None, f"the server did not start: {said!r}"
-            yield found[1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)

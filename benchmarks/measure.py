@@ -15,6 +15,8 @@ import pyarrow as pa
 
 #: Seed of everything made up.
 SEED = 20130101
+#: Calls of one side before it is the next one's turn.
+BLOCK = 25
 
 
 class Unequal(Exception):
@@ -99,21 +101,37 @@ class Times:
         return f"best {self.best * factor:.3f}, median {self.median * factor:.3f} {unit} of {len(self.seconds)}"
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], runs: int, *, collect: bool = True) -> dict[str, Times]:
+def in_turn(sides: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Times]:
     """The sides timed one after the other, `runs` rounds of it, so that what disturbs one disturbs the others too.
 
-    Garbage is collected before each run, unless runs are so short and many that this would take the most time.
+    Garbage is collected before each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs):
         for name, side in sides.items():
-            if collect:
-                gc.collect()
-            started = time.perf_counter()
-            kept = side()
-            seconds[name].append(time.perf_counter() - started)
-            del kept  # freed outside of the next side's time
+            gc.collect()
+            seconds[name].append(_timed(side))
     return {name: Times(tuple(taken)) for name, taken in seconds.items()}
+
+
+def steadily(sides: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Times]:
+    """Short calls, `runs` of each side: as in steady traffic, so the sides take turns by blocks of `BLOCK` calls.
+
+    A call after a pause pays for what others have put into the processor's caches meanwhile, three times its work.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for done in range(0, runs, BLOCK):
+        for name, side in sides.items():
+            seconds[name] += [_timed(side) for _ in range(min(BLOCK, runs - done))]
+    return {name: Times(tuple(taken)) for name, taken in seconds.items()}
+
+
+def _timed(side: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    kept = side()
+    taken = time.perf_counter() - started
+    del kept  # freed outside of the next side's time
+    return taken
 
 
 def timed(call: Callable[[], object], runs: int) -> Times:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import world
+from benchmarks import environment, world
 from benchmarks.measure import SEED, Setting, require_equal
 from benchmarks.servers import RedisServer
 from benchmarks.world import Shape
@@ -23,16 +22,8 @@ SAMPLE = 1_000
 
 
 def interpreter(setting: Setting) -> Path:
-    """Feast's Python; the environment is made when it is not there, with pip as it is set up on this machine."""
-    folder = setting.keep / "feast-0.67"
-    done, python = folder / "complete", folder / "bin" / "python"
-    if not done.exists():
-        setting.show(f"installing {' '.join(REQUIREMENTS)} into {folder}")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "install"]
-        subprocess.run([*pip, *REQUIREMENTS], check=True, stdout=sys.stderr)
-        done.touch()
-    return python
+    """Feast's Python."""
+    return environment.interpreter(setting.keep / "feast-0.67", REQUIREMENTS, setting.show)
 
 
 def run(

@@ -28,8 +28,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import peer, world
-from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, in_turn
+from benchmarks.measure import SEED, Measured, Result, Setting, Times, Unequal, steadily
 from benchmarks.servers import RedisServer, free_port, redis_server
+from benchmarks.worker import worker
 from benchmarks.world import Shape
 from featurestore import FeatureStore
 from featurestore.clock import to_us
@@ -89,7 +90,7 @@ def run(setting: Setting) -> Result:
                     keys = _keys(shape, batch)
                     sides = {said: _ours(client, keys)} | ({"Feast": _theirs(feast, keys, shape)} if feast else {})
                     _require_same(sides, store, shape, keys)
-                    times = in_turn(sides, size.calls, collect=False)
+                    times = steadily(sides, size.calls)
                     measured += _latencies(f"{batch} x {size.features}", times, said, judged=not cache_mb)
         measured += _rates(setting, folder, shape, size, notes)
         version = server.version
@@ -188,19 +189,8 @@ def _calls_per_s(address: str, method: str, message: bytes, requests: int, work:
 def _served(folder: Path, shape: Shape, cache_mb: int, *, script: bool = False) -> Iterator[str]:
     """`featurestore serve` as a process of its own; yields its address. `script` adds the constant method."""
     module = "benchmarks.constant_reply" if script else "featurestore.cli.main"
-    command = [sys.executable, "-m", module, "-C", str(folder), "--now", shape.end.isoformat(), "serve", "--port", "0"]
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "FEATURESTORE_NEAR_CACHE_MEGABYTES": str(cache_mb)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            found = re.search(r"serving on (\S+)", said)
-            assert found is not None, f"the server did not start: {said!r}"
-            yield found[1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+    with worker(folder, shape, module=module, near_cache_megabytes=str(cache_mb)) as running:
+        yield running.address
 
 
 @contextmanager

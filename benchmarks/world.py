@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -139,6 +140,20 @@ def fill_history(folder: Path, shape: Shape, *, chunk_rows: int = 5_000_000) -> 
         connection.execute(f"DELETE FROM {positions} WHERE view = ?", [f"{VIEW}@1"])
         connection.execute(f"INSERT INTO {positions} VALUES (?, ?)", [f"{VIEW}@1", shape.rows])
         connection.execute("CHECKPOINT")
+
+
+def publish_latest(folder: Path, shape: Shape) -> None:
+    """A history of one reading a meter, and all of it online."""
+    fill_history(folder, shape)
+    with open_store(folder, shape) as store:
+        outcome = store.materialize_incremental(load=False)
+    if outcome.errors:
+        raise outcome.errors[0]
+
+
+def keys(shape: Shape, rows: int) -> dict[str, Any]:
+    """Join keys of so many different meters."""
+    return {KEY: np.random.default_rng(SEED).choice(shape.meters, size=rows, replace=False).astype(np.int64)}
 
 
 def forget_publish(folder: Path, shape: Shape) -> None:

@@ -81,11 +81,19 @@ def verify(store: FeatureStore, shape: Shape) -> None:
         raise Unequal(f"{shape.meters} entities were to be equal: {parity}")
 
 
+def validate(store: FeatureStore, shape: Shape) -> None:
+    """History against its contract; Unequal unless every row keeps it."""
+    result = store.validate(world.VIEW)
+    if not result.success or result.rows != shape.rows:
+        raise Unequal(f"{shape.rows} rows were to keep their contract: {result.rows}, {result.broken}")
+
+
 STEPS: dict[str, Callable[[FeatureStore, Shape], None]] = {
     "load": load,
     "publish": publish,
     "load_and_publish": load_and_publish,
     "verify": verify,
+    "validate": validate,
 }
 #: How often a step runs; a load or a publish is done once, nothing is left to do for a second.
 RUNS = {"verify": 3}

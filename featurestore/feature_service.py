@@ -18,7 +18,8 @@ class FeatureService:
 
     `features` holds views (all their fields) and selections (`view[["a", "b"]].alias(a="x").fill(b=0.0)`).
     `request_fields` are taken from equally named spine columns in training and from the request in serving,
-    through the same gate and cast. `on_stale`: what serving does with a STALE row.
+    through the same gate and cast. `on_stale`: what serving does with a STALE row. `tier` is one of
+    `labels.TIERS`; `links` maps names to http(s) addresses.
     """
 
     name: str
@@ -26,8 +27,10 @@ class FeatureService:
     request_fields: Sequence[Field] = ()
     on_stale: str = "serve"
     owner: str = ""
+    tier: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

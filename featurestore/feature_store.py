@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from featurestore.freshness import ViewFreshness
     from featurestore.ingest.push import PushResult
-    from featurestore.offline.served import PublishLog
     from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
     from featurestore.parity.report import ViewParity
     from featurestore.parity.served import ServedParity
+    from featurestore.quality.validation import ValidationResult
     from featurestore.registry.apply import ApplyResult
     from featurestore.registry.plan import Plan
     from featurestore.served_log import ReadLog
@@ -69,9 +69,13 @@ class FeatureStore:
 
         repository = self.repository
         repository.finish_interrupted_apply()
-        return make_plan(repository.registry, repository.state, repository.definitions, repository.offline.history_rows)
+        recent = timedelta(days=repository.settings.registry.readers_days)
+        rows = repository.offline.history_rows
+        return make_plan(repository.registry, repository.state, repository.definitions, rows, recent)
 
-    def apply(self, *, allow_empty: bool = False, allow_data_loss: bool = False) -> ApplyResult:
+    def apply(
+        self, *, allow_empty: bool = False, allow_data_loss: bool = False, allow_in_use: bool = False
+    ) -> ApplyResult:
         """Make the definitions below the repository effective; EvolutionError when that would break readers."""
         from featurestore.registry.apply import apply
         from featurestore.registry.holder import user_name
@@ -87,6 +91,8 @@ class FeatureStore:
             clock=repository.clock,
             allow_empty=allow_empty,
             allow_data_loss=allow_data_loss,
+            allow_in_use=allow_in_use,
+            recent=timedelta(days=repository.settings.registry.readers_days),
         )
 
     # ------------------------------------------------------------------ materialization
@@ -350,6 +356,7 @@ class FeatureStore:
 
         `service`: only the records of this service. The second part tells what the log lacks.
         """
+        from featurestore.offline.served import PublishLog
         from featurestore.parity.served import ServedVerifier, verify_records
         from featurestore.served_log import ReadLog, read_served_log, records_of
 
@@ -362,13 +369,25 @@ class FeatureStore:
                 project=repository.registry.project,
                 view=view,
                 offline=repository.offline,
-                log=self._publish_log(ref),
+                log=PublishLog.of_records(repository.state.publish_log(ref)),
+                near_cache_us=round(repository.settings.near_cache.bound_s * 1e6),
             )
             for ref, view in views.items()
         }
         read = ReadLog()
         records = records_of(read_served_log(Path(path), read), service)
         return verify_records(records, verifiers, repository.settings.materialization.batch_rows), read
+
+    def validate(self, view: str) -> ValidationResult:
+        """Judge the whole history of a view, by name or name@version, by its contract as a Great Expectations suite."""
+        from featurestore.quality.validation import validate
+
+        repository = self.repository
+        repository.finish_interrupted_apply()
+        chosen, views = repository.registry.view(view), repository.registry.views()
+        repository.drain(views.values() if chosen.references else [chosen])
+        batch_rows = repository.settings.materialization.batch_rows
+        return validate(chosen, views, repository.offline, batch_rows, repository.clock.now())
 
     def freshness(self, service: str | None = None, *, views: Sequence[str] | None = None) -> list[ViewFreshness]:
         """How old the published data is against what is promised: of a service's views, of those named, or of all."""
@@ -396,6 +415,7 @@ class FeatureStore:
         with_status: bool,
     ) -> TrainingSetQuery:
         from featurestore.compiler.point_in_time_join import KNOWLEDGE
+        from featurestore.offline.served import PublishLog
         from featurestore.offline.training_set import TrainingSetQuery
         from featurestore.outputs import pinned_views
 
@@ -407,7 +427,8 @@ class FeatureStore:
         pinned = pinned_views(chosen, views)
         self.repository.drain(pinned.values())
         # Logs first: what they say was published is then within the positions.
-        publishes = {ref: self._publish_log(ref) for ref in pinned} if knowledge == "as_served" else {}
+        served = pinned if knowledge == "as_served" else ()
+        publishes = {ref: PublishLog.of_records(self.repository.state.publish_log(ref)) for ref in served}
         with self.repository.offline.open(write=False):
             positions = {ref: self.repository.offline.position(ref) for ref in pinned}
         return TrainingSetQuery(
@@ -419,23 +440,6 @@ class FeatureStore:
             full_feature_names=full_feature_names,
             with_status=with_status,
             publishes=publishes,
-        )
-
-    def _publish_log(self, ref: str) -> PublishLog:
-        from featurestore.offline.served import PublishLog
-
-        return PublishLog.of(
-            [
-                (
-                    record.position_to,
-                    record.horizon_to_us,
-                    record.started_at_us,
-                    record.acknowledged_at_us,
-                    record.sequence_from or 0,
-                    record.sequence_to or 0,
-                )
-                for record in self.repository.state.publish_log(ref)
-            ]
         )
 
     def _service(
@@ -452,6 +456,7 @@ class FeatureStore:
 
     def _training_set(self, query: TrainingSetQuery, spine: Any, as_of: datetime | None) -> TrainingSet:
         from featurestore.offline.manifest import make_manifest
+        from featurestore.offline.noted import note_training_set
         from featurestore.offline.training_set import TrainingSet, build_table
 
         store = self.repository.offline
@@ -467,7 +472,10 @@ class FeatureStore:
             made_at=self.repository.clock.now().isoformat(),
             as_of=None if as_of is None else as_of.isoformat(),
         )
-        return TrainingSet(table=table, outputs=outputs, query=query, spine=spine, describe=describe)
+        written = partial(note_training_set, self.repository.state)
+        return TrainingSet(
+            table=table, outputs=outputs, query=query, spine=spine, describe=describe, on_written=written
+        )
 
     def _chosen(self, names: Sequence[str] | None) -> list[FeatureView]:
         """The views named, each once; a bare name means every version of it."""

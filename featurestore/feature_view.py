@@ -61,6 +61,7 @@ class FeatureView:
     `ttl`: a value older than this is EXPIRED; None never expires. `freshness`: how far the newest published
     event may lag behind the clock before rows are STALE; None promises nothing. `on_violation`: what happens
     to rows that break the contract: "reject" the batch, "quarantine" the rows, or "warn" and keep them.
+    `tier` is one of `labels.TIERS`; `links` maps names to http(s) addresses.
 
     Rules of whole rows: `conditions`; `references` to entities of other views; `unique`: no two rows of a batch share
     join keys and times but differ in values; `future_tolerance`: how far an event time may lie ahead of the clock.
@@ -76,6 +77,7 @@ class FeatureView:
     ttl: timedelta | None = None
     freshness: timedelta | None = None
     owner: str = ""
+    tier: str = ""
     version: int = 1
     on_violation: str = "reject"
     conditions: Sequence[Condition] = ()
@@ -87,6 +89,7 @@ class FeatureView:
     max_breach_share: float | None = None
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Field:
     on_violation: str | None = None
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

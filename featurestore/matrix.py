@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.arrow_types import arrow_type
-from featurestore.dtypes import Bool, DType, Float64, String, Vector
+from featurestore.dtypes import Bool, DType, Float32, Float64, String, Vector
 from featurestore.errors import InputError
 from featurestore.field import Field
 from featurestore.registry.matrix_notes import has_cast, loses_digits
@@ -49,6 +49,11 @@ class MatrixColumn:
     def element(self) -> DType:
         """The type of the single values."""
         return self.field.dtype.element if isinstance(self.field.dtype, Vector) else self.field.dtype
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether its bytes are those of the matrix."""
+        return self.field.dtype == Float32
 
     @cached_property
     def type(self) -> pa.DataType:
@@ -113,29 +118,52 @@ class MatrixPlan:
         return tuple(column.name for column in self.columns if loses_digits(column.field))
 
     @cached_property
-    def runs(self) -> tuple[tuple[MatrixColumn, ...], ...]:
-        """The columns in order: single ones that follow each other together, each vector alone."""
-        grouped = groupby(self.columns, key=lambda column: column.start if column.vector else -1)
-        return tuple(tuple(group) for _, group in grouped)
+    def runs(self) -> tuple[tuple[int, tuple[MatrixColumn, ...]], ...]:
+        """The columns in order, as (number of the first, columns): each vector alone, of single ones that follow each
+        other those together that are float32, and those that are not."""
+        places = enumerate(self.columns)
+        grouped = groupby(places, key=lambda place: place[0] if place[1].vector else -1 - place[1].plain)
+        runs = [list(group) for _, group in grouped]
+        return tuple((run[0][0], tuple(column for _, column in run)) for run in runs)
 
 
-def to_matrix(plan: MatrixPlan, columns: Sequence[pa.Array | pa.ChunkedArray]) -> NDArray[np.float32]:
+def to_matrix(plan: MatrixPlan, columns: Sequence[pa.Array | pa.ChunkedArray | memoryview]) -> NDArray[np.float32]:
     """The matrix, row-major: `columns` are the plan's outputs in order, in canonical Arrow types, null where missing.
 
-    A row's bits depend on that row alone, so chunks may be cut anywhere. InputError naming output and row when a
-    finite float64 is beyond float32, or a string is not among the allowed values.
+    A column without nulls whose values have one width may be its little-endian bytes. A row's bits depend on that row
+    alone, so chunks may be cut anywhere. InputError naming output and row when a finite float64 is beyond float32, or a
+    string is not among the allowed values.
     """
     assert len(columns) == len(plan.columns), f"{len(columns)} columns for a plan of {len(plan.columns)}"
-    arrays = [column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for column in columns]
-    count = len(arrays[0]) if arrays else 0
+    count = _row_count(plan, columns)
     matrix = np.empty((count, plan.width), dtype=np.float32)
-    waiting = iter(arrays)
-    for run in plan.runs:
-        values = [_values(column, next(waiting)) for column in run]
+    for first, run in plan.runs:
         # numpy copies line by line of the target, which is far quicker than column by column.
-        block = values[0] if run[0].vector else np.stack(values).T
-        matrix[:, run[0].start : run[-1].start + run[-1].width] = block
+        matrix[:, run[0].start : run[-1].start + run[-1].width] = _block(run, columns[first : first + len(run)], count)
     return matrix
+
+
+def _row_count(plan: MatrixPlan, columns: Sequence[pa.Array | pa.ChunkedArray | memoryview]) -> int:
+    if not columns:
+        return 0
+    first = columns[0]
+    return 8 * len(first) // plan.columns[0].type.bit_width if isinstance(first, memoryview) else len(first)
+
+
+def _block(
+    run: Sequence[MatrixColumn], columns: Sequence[pa.Array | pa.ChunkedArray | memoryview], count: int
+) -> NDArray[np.float32]:
+    """The columns of a run, as rows x width."""
+    if all(isinstance(column, memoryview) for column in columns) and run[0].plain:
+        return np.frombuffer(b"".join(columns), np.float32).reshape(len(run), count).T
+    values = [_values(place, _array(place, column, count)) for place, column in zip(run, columns, strict=True)]
+    return values[0] if run[0].vector else np.stack(values).T
+
+
+def _array(place: MatrixColumn, column: pa.Array | pa.ChunkedArray | memoryview, count: int) -> pa.Array:
+    if isinstance(column, memoryview):
+        return pa.Array.from_buffers(place.type, count, [None, pa.py_buffer(column)])
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _values(column: MatrixColumn, array: pa.Array) -> NDArray[np.float32]:

@@ -85,6 +85,8 @@ class RegistrySettings(_Section):
     path: Path = Path("data/registry.db")
     #: Longest wait for another process that writes, or applies.
     wait_s: float = Setting(default=10.0, ge=0)
+    #: A view that was read within so many days is removed only when forced; 0: readers hold no view.
+    readers_days: float = Setting(default=30.0, ge=0, le=36_500)
 
 
 def _cores() -> int:

@@ -28,8 +28,9 @@ class ServingSettings(Section):
     #: Processes that share the port.
     workers: Annotated[int, Setting(ge=1, le=256)] = 1
     #: Requests that a worker has at work, and that wait there; further ones are turned away (RESOURCE_EXHAUSTED).
-    in_flight_max: Positive = 32
-    queue_max: Annotated[int, Setting(ge=0)] = 64
+    #: More would only wait longer: the worker answers one after the other.
+    in_flight_max: Positive = 16
+    queue_max: Annotated[int, Setting(ge=0)] = 16
     #: Longest wait for the online store; then requests fail with UNAVAILABLE.
     store_timeout_s: float = Setting(default=1.0, gt=0)
     #: Longest time for open requests to finish after SIGTERM.

@@ -25,6 +25,10 @@ class FileSource:
     timezone: str | None = None
     ambiguous: str | None = None
     description: str = ""
+    owner: str = ""
+    tier: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
 
 
@@ -48,6 +52,10 @@ class SqlSource:
     overlap: timedelta = timedelta(days=1)
     lookback: timedelta | None = None
     description: str = ""
+    owner: str = ""
+    tier: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     at: Location = field(default_factory=definition_site, init=False, compare=False, repr=False)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from featurestore.errors import StoreBusy, StoreUnreachable
 from featurestore.online.keys import BUCKETS
 from featurestore.online.reading import AsyncReader, Fetched, Wanted, WantedTokens
-from serving.circuit import Circuit
+from serving.circuit import Circuit, CircuitState
 
 #: What is looked at: tokens spread over all servers of a Cluster, of a view that need not exist.
 _PROBE = (WantedTokens("probe@0", np.arange(0, BUCKETS, BUCKETS // 64, dtype=np.uint16)),)
@@ -27,9 +27,9 @@ class Breaker:
         self._circuit = Circuit("the store", self._answers)
 
     @property
-    def is_open(self) -> bool:
-        """Whether requests fail at once."""
-        return self._circuit.is_open
+    def state(self) -> CircuitState:
+        """How it stands."""
+        return self._circuit.state
 
     async def connect(self) -> None:
         """Connect the reader."""

@@ -62,12 +62,21 @@ class CachedReader:
             fetched = await self._reader.fetch([], [WantedTokens(ref, buckets)])
             self.cache.heard(ref, buckets, fetched.tokens[0], asked_at)
 
-    async def close(self) -> None:
-        """Stop following tokens, and close the reader."""
+    def count_anew(self) -> None:
+        """Count requests and hits from here on: what was asked so far was made up."""
+        self.cache.counts.clear()
+        self._requests = 0
+
+    async def stop(self) -> None:
+        """Stop following tokens."""
         if self._following is not None:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
+
+    async def close(self) -> None:
+        """Stop following tokens, and close the reader."""
+        await self.stop()
         await self._reader.close()
 
     async def _completed(self, looks: Sequence[Look], tokens: Sequence[WantedTokens]) -> Fetched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from enum import IntEnum
 
 log = logging.getLogger(__name__)
 
@@ -12,6 +13,14 @@ log = logging.getLogger(__name__)
 FAILURES_MAX = 5
 #: Pauses between two looks grow from here to there.
 PAUSE_S, PAUSE_S_MAX = 0.1, 2.0
+
+
+class CircuitState(IntEnum):
+    """Whether requests are let through; in OPEN and HALF_OPEN they fail at once, in HALF_OPEN it is asked itself."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
 
 
 class Circuit:
@@ -22,6 +31,14 @@ class Circuit:
         self._failures = 0
         self._last = ""
         self._probing: asyncio.Task[None] | None = None
+        self._asking = False
+
+    @property
+    def state(self) -> CircuitState:
+        """How it stands."""
+        if self._probing is None:
+            return CircuitState.CLOSED
+        return CircuitState.HALF_OPEN if self._asking else CircuitState.OPEN
 
     @property
     def is_open(self) -> bool:
@@ -55,7 +72,10 @@ class Circuit:
         while True:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
-            if await self._answers():
+            self._asking = True
+            answers = await self._answers()
+            self._asking = False
+            if answers:
                 break
         log.warning("%s answers again", self._what)
         self._failures, self._probing = 0, None

@@ -91,7 +91,8 @@ def column_writer(dtype: DType) -> arrow_columns.Writer:
 
 def decode_column(column: pb.Column, what: str) -> pa.Array:
     """The column as an array over the message's bytes; InputError naming `what` when they do not fit together."""
-    decode_type(column.type, what)
+    if column.type.kind not in _SCALARS:
+        decode_type(column.type, what)
     try:
         return arrow_columns.read_column(column)
     except arrow_columns.MalformedColumn as error:

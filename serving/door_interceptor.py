@@ -131,16 +131,17 @@ def _configuration(pem: Pem) -> Any:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.client_ca)
 
 
-def warn_if_exposed(host: str, auth: AuthSettings, tls: TlsSettings) -> None:
-    """Say what strangers can do at an address that other machines may reach."""
+def warn_if_exposed(host: str, auth: AuthSettings, tls: TlsSettings, setting: str) -> None:
+    """Say what strangers can do at an address that other machines may reach; `setting` names it."""
     if is_loopback(host):
         return
     if auth.grants is None:
         log.warning(
             "listening on %s without [auth]: whoever reaches this port may read everything and push rows%s; set "
-            "auth.grants, or serving.host to 127.0.0.1",
+            "auth.grants, or %s to 127.0.0.1",
             host,
             " (it must show a certificate)" if tls.client_ca else "",
+            setting,
         )
     if tls.cert is None:
         log.warning(

@@ -27,6 +27,7 @@ from serving.access.principal import Principal
 from serving.breaker import Breaker
 from serving.cached_reader import CachedReader
 from serving.catalog import Catalog, RegistryReader
+from serving.circuit import CircuitState
 from serving.freshness import answer_freshness
 from serving.hot_keys import HotKeys
 from serving.lookup import OnlineLookup
@@ -112,6 +113,8 @@ class Engine:
         self._states = states
         #: Is given every reply that a client gets; must not wait, nor raise.
         self.record: Record | None = None
+        #: Is told by which plan each reply was made; must not wait, nor raise.
+        self.note_reader: Callable[[ServicePlan], None] | None = None
         # `refresh` reads the watermarks, so that no request waits for the state store.
         self._watermarks = PublishedWatermarks(states, refresh_s=math.inf)
         self._lock = threading.Lock()
@@ -153,16 +156,18 @@ class Engine:
         """Connected to the store from this event loop, warm, each service's path tested; `lookup` works meanwhile."""
         async with contextlib.AsyncExitStack() as stack:
             self._breaker = Breaker(self._store.reader(timeout_s))
-            reader: AsyncReader = self._breaker
+            stack.push_async_callback(self._breaker.close)
+            self._reader = self._breaker
+            cached = None
             if self._near is not None:
-                reader = await self._cached(reader, self._near, stack)
-            stack.push_async_callback(reader.close)
-            await reader.connect()
-            if isinstance(reader, CachedReader):
-                await reader.confirm()
-            self._reader = reader
+                self._reader = cached = await self._cached(self._breaker, self._near, stack)
+            await self._reader.connect()
+            if cached is not None:
+                await cached.confirm()
             for _ in range(WARM_UP_REQUESTS):
                 await self._test_path()
+            if cached is not None:
+                cached.count_anew()  # the made-up requests are nobody's
             yield
 
     async def _cached(
@@ -173,7 +178,9 @@ class Engine:
         self._hot = stack.enter_context(hot_keys(self._preload.folder))
         await preload(self.cache, self._store, self.catalog.served_views, self._preload, self._hot)
         await stack.enter_async_context(counting(self._hot))
-        return CachedReader(reader, self.cache, near.unconfirmed_max_s)
+        cached = CachedReader(reader, self.cache, near.unconfirmed_max_s)
+        stack.push_async_callback(cached.stop)
+        return cached
 
     async def lookup(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
@@ -189,7 +196,9 @@ class Engine:
         return reply
 
     def sent(self, response: OnlineResponse) -> None:
-        """This was answered: what the served log is to hold."""
+        """This was answered: what the served log is to hold, and who reads."""
+        if self.note_reader is not None:
+            self.note_reader(response.plan)
         if self.record is not None:
             self.record(response)
 
@@ -244,9 +253,9 @@ class Engine:
         return self._serving.served(choice).lookup.plan
 
     @property
-    def store_given_up(self) -> bool:
-        """Whether requests that need the store fail at once."""
-        return self._breaker is not None and self._breaker.is_open
+    def breaker_state(self) -> CircuitState:
+        """Whether requests reach the store."""
+        return CircuitState.CLOSED if self._breaker is None else self._breaker.state
 
     @property
     def catalog(self) -> Catalog:

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from featurestore.errors import ConfigError
+from featurestore.loopback import is_loopback
 from serving.metrics import FAMILIES, Distribution, Family, Labels, Snapshot, Value
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,12 @@ def metrics_port(
             f"cannot serve metrics on {host}:{port}: {taken}; set another metrics.port, or 0 for a free one"
         ) from error
     address = f"{host}:{server.server_port}"
+    if not is_loopback(host):
+        log.warning(
+            "metrics on %s are readable to whoever reaches the port, names of services and views too; set metrics.host "
+            "to 127.0.0.1, or scrape the /metrics of REST, which asks for a token",
+            address,
+        )
     log.info("metrics on http://%s/metrics", address)
     try:
         yield address

@@ -21,6 +21,7 @@ from featurestore.clock import Clock, timedelta_us, to_us
 from featurestore.dtypes import Bool, Bytes, Date, DType, Int32, Int64, String
 from featurestore.errors import InputError, ServingError
 from featurestore.online.base import OnlineStore
+from featurestore.online.decoded_columns import DecodedColumns
 from featurestore.online.keys import bucket_of, bucket_of_hash, encode_keys, key_hash
 from featurestore.online.reading import Standing, Wanted
 from featurestore.online.row_codec import DecodedRows
@@ -96,7 +97,7 @@ class ServiceLookup:
     ) -> OnlineResponse:
         """The answer, whatever the service says about STALE rows."""
         now_us = to_us(self._clock.now())
-        columns: list[Sequence[pa.Array]] = []
+        columns: list[DecodedColumns] = []
         verdicts = []
         for place, (view, distinct, found) in enumerate(zip(self.plan.views, asked.distinct, rows, strict=True)):
             stored = distinct.in_order(found)
@@ -109,10 +110,8 @@ class ServiceLookup:
         return OnlineResponse(
             plan=self.plan,
             keys=asked.keys,
-            columns=tuple(
-                columns[place[0]][place[1]] if place else asked.request[output.name]
-                for output, place in zip(self.plan.outputs, self.plan.places, strict=True)
-            ),
+            request=asked.request,
+            decoded=columns,
             views=tuple(verdicts),
             rows=asked.rows,
             served_at_us=now_us,
@@ -133,8 +132,7 @@ class ServiceLookup:
 
     def _verdict(self, view: ViewPlan, decoded: DecodedRows, now_us: int, max_age_us: int | None) -> ViewVerdicts:
         event_us = decoded.order.event_us
-        nothing = all_null(decoded.columns, decoded.found)
-        statuses = row_statuses(decoded.found, event_us, now_us, nothing, ttl_us=view.ttl_us)
+        statuses = row_statuses(decoded.found, event_us, now_us, decoded.blank, ttl_us=view.ttl_us)
         reasons = stale_reasons(
             statuses,
             event_us,
@@ -149,18 +147,18 @@ class ServiceLookup:
 
     def _shown(
         self, view: ViewPlan, stored: pa.BinaryArray, decoded: DecodedRows, verdict: ViewVerdicts
-    ) -> Sequence[pa.Array]:
+    ) -> DecodedColumns:
         """The columns that the client sees: no values of EXPIRED rows, nor of STALE ones where the service says so."""
         stale_too = self.plan.service.on_stale == "null"
         if view.ttl_us is None and not stale_too:
-            return decoded.columns
+            return decoded.decoded
         hidden = verdict.statuses == _EXPIRED
         if stale_too:
             hidden |= verdict.statuses == _STALE
         if not hidden.any():
-            return decoded.columns
+            return decoded.decoded
         # Hiding whole packed rows and decoding again costs the same for 5 and for 500 columns, and works for any type.
-        return view.decoder.decode(pc.if_else(pa.array(hidden), pa.scalar(None, pa.binary()), stored)).columns
+        return view.decoder.decode(pc.if_else(pa.array(hidden), pa.scalar(None, pa.binary()), stored)).decoded
 
 
 class OnlineLookup(ServiceLookup):
@@ -231,18 +229,6 @@ def _lower(verdict: ViewVerdicts, standings: NDArray[np.uint8]) -> None:
     verdict.statuses[unconfirmed] = Status.STALE
     verdict.reasons[standings == Standing.UNKNOWN] = StaleReason.NONE
     verdict.statuses[standings == Standing.UNKNOWN] = Status.ERROR
-
-
-def all_null(columns: Sequence[pa.Array], found: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which found rows hold no value at all; looks at no more columns than it must."""
-    if any(column.null_count == 0 for column in columns):
-        return np.zeros(len(found), dtype=np.bool_)
-    open_rows = found.copy()
-    for column in columns:
-        if not open_rows.any():
-            break
-        open_rows &= column.is_null().to_numpy(zero_copy_only=False)
-    return open_rows
 
 
 def probe(dtype: DType) -> pa.Array:

@@ -100,7 +100,7 @@ CACHE_ROWS = Family(
 SIDECAR_BREAKER = Family(
     name="featurestore_sidecar_breaker_state",
     kind="gauge",
-    help="Circuit breaker to the inference sidecar: 0 closed, 2 open; the worst of all workers.",
+    help="Circuit breaker to the inference sidecar: 0 closed, 1 half open, 2 open; the worst of all workers.",
     merge="max",
 )
 WATERMARK_AGE = Family(

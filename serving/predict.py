@@ -19,12 +19,13 @@ from featurestore.model_signature import differences, model_fields
 from featurestore.status import Status
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal
+from serving.circuit import CircuitState
 from serving.engine import Engine
 from serving.inference._pb.inference import open_inference_pb2 as inference
 from serving.observing import Stage, mark
 from serving.plan import ServicePlan
 from serving.response import OnlineResponse
-from serving.sidecar import SIGNATURE, ModelDescription, Sidecar, SidecarAccess, infer_request
+from serving.sidecar import SIGNATURE, ModelDescription, Sidecar, SidecarAccess, infer_request, raw_outputs
 from serving.wire import FeatureChoice, Limits, LookupRequest, decode_columns, parsed, view_results
 
 #: How long what a model says of itself is believed; our sidecar looks at signatures in every call.
@@ -40,9 +41,9 @@ class Predictor:
         self._described: dict[tuple[str, str], tuple[ModelDescription, float]] = {}
 
     @property
-    def sidecar_given_up(self) -> bool:
-        """Whether requests that need the sidecar fail at once."""
-        return self._sidecar.given_up
+    def sidecar_state(self) -> CircuitState:
+        """Whether requests reach the sidecar."""
+        return self._sidecar.state
 
     async def predict(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """A PredictResponse for a PredictRequest of this principal."""
@@ -170,11 +171,6 @@ def _require_known(response: OnlineResponse, asked: pb.PredictRequest) -> None:
 
 
 def _encode(asked: pb.PredictRequest, response: OnlineResponse, told: inference.ModelInferResponse) -> bytes:
-    if len(told.raw_output_contents) != len(told.outputs):
-        raise ModelFailed(
-            f"the server of model {asked.model!r} gave {len(told.outputs)} outputs of which "
-            f"{len(told.raw_output_contents)} are raw; only raw ones are read"
-        )
     reply = pb.PredictResponse(
         rows=response.rows,
         views=view_results(response),
@@ -183,7 +179,7 @@ def _encode(asked: pb.PredictRequest, response: OnlineResponse, told: inference.
         model=told.model_name,
         model_version=told.model_version,
     )
-    for tensor, values in zip(told.outputs, told.raw_output_contents, strict=True):
+    for tensor, values in zip(told.outputs, raw_outputs(told), strict=True):
         if list(tensor.shape[:1]) != [response.rows]:
             raise ModelFailed(
                 f"output {tensor.name!r} of model {asked.model!r} has shape {list(tensor.shape)} for {response.rows} "

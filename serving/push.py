@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from featurestore.errors import InputError
+from featurestore.feature_view import FeatureView
 from featurestore.ingest.push import Pusher, PushResult
 from serving.access.principal import Principal
 from serving.wire import Limits, decode_push, encode_push
@@ -21,6 +22,10 @@ class PushDoor:
 
     def __init__(self, pusher: Pusher, limits: Limits) -> None:
         self._pusher, self._limits = pusher, limits
+
+    def view(self, name: str) -> FeatureView:
+        """The view `name` (or `name@version`) as it is applied now; NotFoundError lists the views there are."""
+        return self._pusher.registry.snapshot().view(name)
 
     def push(self, view: str, columns: Mapping[str, pa.Array]) -> PushResult:
         """Push columns, named as in the view's source; InputError when they are no table or too long a one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from featurestore.arrow_types import TIMESTAMP
 from featurestore.matrix import to_matrix
+from featurestore.online.decoded_columns import DecodedColumns, Words
 from featurestore.online.order_keys import OrderKeys
 from featurestore.status import Status
 from serving.plan import ServicePlan
@@ -42,17 +45,28 @@ class ViewVerdicts:
 class OnlineResponse:
     """What a service answers for some entities, at `served_at_us`.
 
-    `columns` follow `plan.outputs`; values of EXPIRED and NOT_FOUND rows are null. `degraded_rows` counts the rows
-    that are STALE in at least one view.
+    `decoded` are the columns of each view of the plan; values of EXPIRED and NOT_FOUND rows are null. `degraded_rows`
+    counts the rows that are STALE in at least one view.
     """
 
     plan: ServicePlan
     keys: Mapping[str, pa.Array]
-    columns: tuple[pa.Array, ...]
+    request: Mapping[str, pa.Array]
+    decoded: Sequence[DecodedColumns]
     views: tuple[ViewVerdicts, ...]
     rows: int
     served_at_us: int
     degraded_rows: int
+
+    @cached_property
+    def columns(self) -> tuple[pa.Array, ...]:
+        """The columns in the order of `plan.outputs`, in canonical Arrow types."""
+        return tuple(self._in_order([decoded.arrays for decoded in self.decoded]))
+
+    @property
+    def as_they_lie(self) -> list[Words | pa.Array]:
+        """The same, each in the form that costs least."""
+        return self._in_order([decoded.as_they_lie() for decoded in self.decoded])
 
     @property
     def names(self) -> list[str]:
@@ -79,7 +93,11 @@ class OnlineResponse:
 
     def to_matrix(self) -> NDArray[np.float32]:
         """The columns as one float32 matrix, a row per key, by the rule that training uses."""
-        return to_matrix(self.plan.matrix, self.columns)
+        columns = [
+            (self.columns[place] if column.validity else column.values) if isinstance(column, Words) else column
+            for place, column in enumerate(self.as_they_lie)
+        ]
+        return to_matrix(self.plan.matrix, columns)
 
     def to_dict(self, *, statuses: bool = False, event_timestamps: bool = False) -> dict[str, list[object]]:
         """Name -> Python values, keys first, as Feast gives it; for people and scripts, since it touches each value."""
@@ -91,6 +109,13 @@ class OnlineResponse:
             if event_timestamps:
                 answer[f"{label}__event_timestamp"] = view.event_timestamps().to_pylist()
         return answer
+
+    def _in_order(self, columns: Sequence[Sequence[Any]]) -> list[Any]:
+        """The columns of all views, and the request's, in the order of the plan's outputs."""
+        return [
+            self.request[output.name] if place is None else columns[place[0]][place[1]]
+            for output, place in zip(self.plan.outputs, self.plan.places, strict=True)
+        ]
 
     def _labelled(self) -> list[tuple[str, ViewVerdicts]]:
         """A label per view: its name, or name@version where the service reads two versions of it."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -22,9 +23,11 @@ from starlette.exceptions import HTTPException
 
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, InputError, NotFoundError
+from serving.admission import Admission, Overloaded, Rooms
 from serving.engine import Engine
 from serving.exposition import exposition
 from serving.observing import REQUEST_ID, TRACEPARENT, Stage, chose, current, mark, new_request_id
+from serving.push import PushDoor
 from serving.response import OnlineResponse
 from serving.rest_messages import (
     Alive,
@@ -34,6 +37,7 @@ from serving.rest_messages import (
     encode_response,
     lookup_request,
 )
+from serving.rest_push import PushRequest, PushResponse, answer_push
 from serving.status_codes import HTTP_CODES, told
 from serving.telemetry import Telemetry
 from serving.wire import FeatureChoice, Limits, LookupRequest, feature_choice
@@ -42,7 +46,9 @@ from serving.wire import FeatureChoice, Limits, LookupRequest, feature_choice
 BODY_BYTES_MAX = 8 << 20
 #: HTTP requests bring no deadline, and nobody waits for ever.
 TIMEOUT_S = 30.0
-OBSERVED = frozenset({"/get-online-features"})
+LOOKUP, PUSH = "/get-online-features", "/push"
+#: Routes that are admitted, timed and counted.
+OBSERVED = frozenset({LOOKUP, PUSH})
 _RETRY_AFTER_S = 1
 
 _CODES = {number: code.name for code, number in HTTP_CODES.items()} | {413: "RESOURCE_EXHAUSTED", 405: "UNIMPLEMENTED"}
@@ -59,6 +65,10 @@ class Caller(Protocol):
 
     def require_read(self, service: str, features: Sequence[str] = ()) -> None:
         """May it read this service; or, where none is named, these features?"""
+        ...
+
+    def require_push(self, view: str) -> None:
+        """May it push rows to this view?"""
         ...
 
     def require_operate(self) -> None:
@@ -78,6 +88,9 @@ class _Anyone:
     """Every caller of a server without doors."""
 
     def require_read(self, service: str, features: Sequence[str] = ()) -> None:
+        """It may."""
+
+    def require_push(self, view: str) -> None:
         """It may."""
 
     def require_operate(self) -> None:
@@ -133,7 +146,7 @@ def _encoded(response: OnlineResponse) -> bytes:
 # ---------------------------------------------------------------- errors
 
 
-def problem(status: int, detail: str, code: str) -> Response:
+def problem(status: int, detail: str, code: str, retry_after_s: int = _RETRY_AFTER_S) -> Response:
     """An error as the client gets it."""
     call = current()
     body = Problem(
@@ -144,7 +157,7 @@ def problem(status: int, detail: str, code: str) -> Response:
         retryable=code in _RETRYABLE and status != 413,
         request_id=call.request_id if call else new_request_id(),
     )
-    headers = {"retry-after": str(_RETRY_AFTER_S)} if status in (429, 503) else {}
+    headers = {"retry-after": str(retry_after_s)} if status in (429, 503) else {}
     # json.dumps, unlike pydantic, writes any string that came in, half a surrogate pair too.
     text = json.dumps(body.model_dump())
     return Response(text, status, headers, media_type="application/problem+json")
@@ -159,7 +172,8 @@ def _title(status: int) -> str:
 async def _on_error(request: Request, error: Exception) -> Response:
     call = current()
     code, message = told(error, request.url.path, call.request_id if call else "")
-    return problem(HTTP_CODES.get(code, 500), message, code.name)
+    after_s = math.ceil(error.retry_after_ms / 1e3) if isinstance(error, Overloaded) else _RETRY_AFTER_S
+    return problem(HTTP_CODES.get(code, 500), message, code.name, after_s)
 
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -190,40 +204,59 @@ def rest_app(
     threads: Executor,
     ready: Callable[[], bool],
     authenticate: Authenticate,
+    rooms: Rooms,
+    push: PushDoor | None,
 ) -> FastAPI:
-    """The application over a started engine; lookups run on `threads`."""
+    """The application over a started engine; lookups run on `threads`. Without a `push` door nothing is pushed."""
     app = FastAPI(
         title="featurestore",
         version=__version__,
         description="Online features over HTTP. gRPC answers the same, several times faster.",
         redoc_url=None,
     )
-    app.add_middleware(_Observed, telemetry=telemetry)
+    app.add_middleware(_Observed, telemetry=telemetry, rooms={LOOKUP: rooms.rest, PUSH: rooms.pushes})
     for kind in (FeatureStoreError, TimeoutError):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]  # narrower than Exception
     app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
     _add_lookup(app, engine, limits, threads, authenticate)
+    if push is not None:
+        _add_push(app, push, limits, authenticate)
     _add_operations(app, telemetry, ready, authenticate)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _add_lookup(app: FastAPI, engine: Engine, limits: Limits, threads: Executor, authenticate: Authenticate) -> None:
-    refused = ((400, "Malformed"), (404, "Unknown name"), (409, "STALE, and the service refuses such rows"))
-    failed = ((413, "Too large"), (429, "Overloaded"), (500, "A defect"), (503, "The store is away"), (504, "Too slow"))
+_REFUSED = ((400, "Malformed"), (401, "Unknown caller"), (403, "Not granted"), (404, "Unknown name"))
+_STALE = (409, "STALE, and the service refuses such rows")
+_FAILED = ((413, "Too large"), (429, "Overloaded"), (500, "A defect"), (503, "The store is away"), (504, "Too slow"))
 
-    @app.post(
-        "/get-online-features",
-        response_model=OnlineFeaturesResponse,
-        responses={status: {"model": Problem, "description": says} for status, says in (*refused, *failed)},
-    )
+
+def _problems(*statuses: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem, "description": says} for status, says in statuses}
+
+
+def _add_lookup(app: FastAPI, engine: Engine, limits: Limits, threads: Executor, authenticate: Authenticate) -> None:
+    @app.post(LOOKUP, response_model=OnlineFeaturesResponse, responses=_problems(*_REFUSED, _STALE, *_FAILED))
     async def get_online_features(asked: OnlineFeaturesRequest, request: Request) -> Response:
         """The features of many entities, with a verdict per view and row."""
         caller = await authenticate(request.headers.getlist("authorization"))
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                body = await answer(engine, asked, caller, limits, threads)
+            body = await answer(engine, asked, caller, limits, threads)
+        except NotFoundError as error:
+            raise caller.discreet(error) from None
+        return Response(body, media_type="application/json")
+
+
+def _add_push(app: FastAPI, push: PushDoor, limits: Limits, authenticate: Authenticate) -> None:
+    @app.post(PUSH, response_model=PushResponse, responses=_problems(*_REFUSED, *_FAILED))
+    async def push_rows(asked: PushRequest, request: Request) -> Response:
+        """Take rows into history and online; one verdict per row. Sent again, a row that was taken is a duplicate."""
+        caller = await authenticate(request.headers.getlist("authorization"))
+        caller.require_push(asked.push_source_name)
+        try:
+            # Not the threads of lookups: a push waits for disks. It is finished even when the caller has given up.
+            body = await asyncio.to_thread(answer_push, push, asked, limits)
         except NotFoundError as error:
             raise caller.discreet(error) from None
         return Response(body, media_type="application/json")
@@ -266,10 +299,19 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 class _Observed:
-    """Around everything: the id and the telemetry of each request, and the bound on its body."""
+    """Around everything: admission, the id and the telemetry of each request, and the bound on its body.
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], telemetry: Telemetry) -> None:
-        self._app, self._telemetry = app, telemetry
+    A body is complete before its request is admitted, so a slow sender takes no place from others, and nothing is
+    parsed of a request that is turned away.
+    """
+
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        telemetry: Telemetry,
+        rooms: Mapping[str, Admission],
+    ) -> None:
+        self._app, self._telemetry, self._rooms = app, telemetry, rooms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in OBSERVED:
@@ -290,7 +332,9 @@ class _Observed:
             await send(message)
 
         try:
-            await self._app(scope, _bounded(receive), answering)
+            await self._admitted(scope, receive, answering)
+        except HTTPException as error:
+            await (await _on_http(Request(scope), error))(scope, receive, answering)
         except Exception as error:  # noqa: BLE001 - a defect, told by its request id like those of gRPC
             response = await _on_error(Request(scope), error)
             if code == "CANCELLED":  # nothing is sent yet
@@ -299,17 +343,29 @@ class _Observed:
             if not call.ended_ns:
                 self._telemetry.end(call, code)
 
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            return  # the sender has gone
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
 
-def _bounded(receive: Receive) -> Receive:
-    """The body's parts, until there are too many bytes of it."""
-    received = 0
+        async def again() -> Any:
+            return parts.pop() if parts else await receive()
 
-    async def part() -> Any:
-        nonlocal received
+        async with asyncio.timeout(TIMEOUT_S), self._rooms[scope["path"]].inside():
+            await self._app(scope, again, send)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None when the connection is lost before its end."""
+    parts, received = [], 0
+    while True:
         message = await receive()
-        received += len(message.get("body", b""))
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        received += len(parts[-1])
         if received > BODY_BYTES_MAX:
             raise HTTPException(413, f"the body has more than {BODY_BYTES_MAX} bytes; split the request into several")
-        return message
-
-    return part
+        if not message.get("more_body"):
+            return b"".join(parts)

@@ -14,7 +14,9 @@ import uvicorn
 
 from featurestore.errors import ConfigError
 from featurestore.settings_access import TlsSettings
+from serving.admission import Rooms
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.rest import Authenticate, rest_app
 from serving.telemetry import Telemetry
 from serving.wire import Limits
@@ -47,12 +49,19 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def rest_serving(
-    engine: Engine, telemetry: Telemetry, options: RestOptions, authenticate: Authenticate
+    engine: Engine,
+    telemetry: Telemetry,
+    options: RestOptions,
+    authenticate: Authenticate,
+    rooms: Rooms,
+    push: PushDoor | None = None,
 ) -> AsyncIterator[str]:
     """A running gateway on a started engine; yields its base address, drains on the way out."""
     listener = _bind(options)
     with contextlib.closing(listener), ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="rest") as threads:
-        app = rest_app(engine, telemetry, options.limits, threads, lambda: not server.should_exit, authenticate)
+        app = rest_app(
+            engine, telemetry, options.limits, threads, lambda: not server.should_exit, authenticate, rooms, push
+        )
         server = _Server(
             uvicorn.Config(
                 app,

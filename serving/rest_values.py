@@ -50,23 +50,25 @@ _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{
 # ---------------------------------------------------------------- requests
 
 
-def columns_from_json(columns: Mapping[str, Sequence[Any]], dtypes: Mapping[str, DType]) -> dict[str, pa.Array]:
+def columns_from_json(
+    columns: Mapping[str, Sequence[Any]], dtypes: Mapping[str, DType], what: str = "entity"
+) -> dict[str, pa.Array]:
     """Columns of JSON values in the Arrow types of `dtypes`; InputError says in which row a value will not do."""
-    return {name: _column(name, values, dtypes[name]) for name, values in columns.items()}
+    return {name: _column(f"{what} {name!r}", values, dtypes[name]) for name, values in columns.items()}
 
 
-def _column(name: str, values: Sequence[Any], dtype: DType) -> pa.Array:
+def _column(what: str, values: Sequence[Any], dtype: DType) -> pa.Array:
     read, wanted = _reader(dtype)
     read_values = []
     for row, value in enumerate(values):
         try:
             read_values.append(None if value is None else read(value))
         except (ValueError, TypeError, ArithmeticError, InputError) as error:
-            raise InputError(f"entity {name!r}, row {row}: a {dtype} is written as {wanted}") from error
+            raise InputError(f"{what}, row {row}: a {dtype} is written as {wanted}") from error
     try:
         return pa.array(read_values, arrow_type(dtype))
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError, OverflowError) as error:
-        raise InputError(f"entity {name!r} holds values that are no {dtype}: {error}") from error
+        raise InputError(f"{what} holds values that are no {dtype}: {error}") from error
 
 
 def _reader(dtype: DType) -> tuple[Callable[[Any], Any], str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +25,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from featurestore.settings_access import AuthSettings, TlsSettings
 from serving.access.door import Door
-from serving.admission import Admission
+from serving.admission import Rooms
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.engine import Engine
@@ -32,6 +33,7 @@ from serving.event_loop import loop_factory, stop_on_signals
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
+from serving.readers_seen import NoteReaders, telling
 from serving.served_log import ServedLogOptions, recording
 from serving.servicer import SERVICE, FeatureServing
 from serving.sidecar import SidecarAccess
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 
 #: Threads for large requests; more than a few only compete for the interpreter.
 THREADS_MAX = 4
+#: gRPC itself would hang up on who asks more often than every 5 minutes.
+PING_INTERVAL_MS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +62,8 @@ class ServeOptions:
     worker: bool = False
     limits: Limits = field(default_factory=Limits)
     #: Requests at work at a time, and how many may wait; the next is turned away.
-    in_flight_max: int = 32
-    queue_max: int = 64
+    in_flight_max: int = 16
+    queue_max: int = 16
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
     #: None: every row comes from the store.
@@ -71,6 +75,9 @@ class ServeOptions:
     poll_s: float = 1.0
     #: How long running requests may take to finish after a stop was asked for.
     drain_s: float = 30.0
+    #: Takes who was answered, every so often; None: nobody is noted.
+    note_readers: NoteReaders | None = None
+    note_readers_s: float = 60.0
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
@@ -112,6 +119,9 @@ async def _serve_until_signal(
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
+        # What lives as long as the process is looked through by the collector once, not in the middle of requests.
+        gc.collect()
+        gc.freeze()
         ready(address)
         await stop.wait()
         if options.worker:
@@ -125,47 +135,39 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A running server on a started engine; yields `host:port`, drains on the way out."""
     telemetry = telemetry or Telemetry()
-    warn_if_exposed(options.host, options.auth, options.tls)
+    warn_if_exposed(options.host, options.auth, options.tls, "serving.host")
     door = Door(options.auth)
     await door.start()
     async with contextlib.AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lookup"))
         await stack.enter_async_context(engine.reading(options.store_timeout_s))
         engine.record = stack.enter_context(recording(options.served_log))
+        noting = telling(options.note_readers, options.note_readers_s)
+        engine.note_reader = await stack.enter_async_context(noting)
         interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
         server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
+        rooms = Rooms.of(options.in_flight_max, THREADS_MAX, options.queue_max)
         predictor = await stack.enter_async_context(predicting(engine, options.sidecar, options.limits))
-        servicer = _servicer(engine, threads, options, push, predictor, telemetry.metrics)
-        server.add_generic_rpc_handlers((servicer.handlers(),))
+        _watch(telemetry.metrics, rooms, engine, predictor)
+        server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push, predictor).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door):
+            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
 
 
-def _servicer(
-    engine: Engine,
-    threads: ThreadPoolExecutor,
-    options: ServeOptions,
-    push: PushDoor | None,
-    predictor: Predictor | None,
-    metrics: Metrics,
-) -> FeatureServing:
-    admission = Admission(options.in_flight_max, options.queue_max)
-    large, pushes = (Admission(THREADS_MAX, options.queue_max) for _ in range(2))
-    all_of = (("GetOnlineFeatures", admission), ("GetOnlineFeatures, large", large), ("Push", pushes))
-    metrics.watch(QUEUE_DEPTH, lambda: {(): sum(one.waiting for _, one in all_of)})
-    metrics.watch(SHED, lambda: {(name, "queue full"): one.shed for name, one in all_of})
-    metrics.watch(BREAKER, lambda: {(): 2 if engine.store_given_up else 0})
+def _watch(metrics: Metrics, rooms: Rooms, engine: Engine, predictor: Predictor | None) -> None:
+    metrics.watch(QUEUE_DEPTH, lambda: {(): rooms.waiting})
+    metrics.watch(SHED, lambda: {(label, "queue full"): shed for label, shed in rooms.shed.items()})
+    metrics.watch(BREAKER, lambda: {(): engine.breaker_state})
     metrics.watch(CACHE_ROWS, lambda: _cache_rows(engine))
     if predictor is not None:
-        metrics.watch(SIDECAR_BREAKER, lambda: {(): 2 if predictor.sidecar_given_up else 0})
-    return FeatureServing(engine, threads, admission, large, push, pushes, predictor)
+        metrics.watch(SIDECAR_BREAKER, lambda: {(): predictor.sidecar_state})
 
 
 def _cache_rows(engine: Engine) -> dict[Labels, float]:
@@ -177,7 +179,9 @@ def _cache_rows(engine: Engine) -> dict[Labels, float]:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door) -> AsyncIterator[None]:
+async def _gateway(
+    engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door, rooms: Rooms, push: PushDoor | None
+) -> AsyncIterator[None]:
     """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
     if options.rest is None:
         yield
@@ -187,11 +191,12 @@ async def _gateway(engine: Engine, telemetry: Telemetry, options: ServeOptions, 
     except ModuleNotFoundError as error:
         raise ConfigError('the REST gateway needs FastAPI and uvicorn: pip install "featurestore[rest]"') from error
     host, port = options.rest
+    warn_if_exposed(host, options.auth, options.tls, "rest.host")
     shared = options.telemetry.metrics_folder is not None
     rest = RestOptions(
         host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared, tls=options.tls
     )
-    async with rest_serving(engine, telemetry, rest, door.authenticate) as address:
+    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push) as address:
         log.info("REST on %s", address)
         yield
 
@@ -251,6 +256,9 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.limits.message_bytes_max),
         ("grpc.max_send_message_length", options.limits.message_bytes_max),
+        # Clients ask now and then whether a silent server lives (ours each 20 s); more often is a fault of theirs.
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         # Two servers on one port are a mistake, unless they are workers.
         ("grpc.so_reuseport", int(options.worker)),
     ]

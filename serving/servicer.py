@@ -14,7 +14,7 @@ import grpc.aio
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal, caller
-from serving.admission import Admission
+from serving.admission import Rooms
 from serving.engine import INLINE_BYTES_MAX, Engine
 from serving.predict import Predictor
 from serving.push import PushDoor
@@ -30,15 +30,12 @@ class FeatureServing:
         self,
         engine: Engine,
         threads: Executor,
-        admission: Admission,
-        large: Admission,
+        rooms: Rooms,
         push: PushDoor | None,
-        pushes: Admission,
         predictor: Predictor | None = None,
     ) -> None:
-        self._engine, self._threads, self._push, self._predictor = engine, threads, push, predictor
-        # Large requests have room of their own, so that they never take all of it.
-        self._admission, self._large, self._pushes = admission, large, pushes
+        self._engine, self._threads, self._rooms = engine, threads, rooms
+        self._push, self._predictor = push, predictor
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -57,7 +54,7 @@ class FeatureServing:
 
     async def get_online_features(self, message: bytes, context: Context) -> bytes:
         """GetOnlineFeatures."""
-        admission = self._large if len(message) > INLINE_BYTES_MAX else self._admission
+        admission = self._rooms.large if len(message) > INLINE_BYTES_MAX else self._rooms.lookups
         async with asyncio.timeout(_remaining_s(context)):
             entered = await admission.enter()
             try:
@@ -68,37 +65,28 @@ class FeatureServing:
     async def predict(self, message: bytes, context: Context) -> bytes:
         """Predict. What the lookup leaves of the deadline is the model's."""
         assert self._predictor is not None
-        admission = self._large if len(message) > INLINE_BYTES_MAX else self._admission
-        async with asyncio.timeout(_remaining_s(context)):
-            entered = await admission.enter()
-            try:
-                return await self._predictor.predict(message, caller(), self._threads)
-            finally:
-                admission.leave(entered)
+        async with asyncio.timeout(_remaining_s(context)), self._rooms.predictions.inside():
+            return await self._predictor.predict(message, caller(), self._threads)
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
-        async with asyncio.timeout(_remaining_s(context)):
-            return await self._in_thread(self._engine.describe, message)
+        return await self._question(self._engine.describe, message, context)
 
     async def get_freshness(self, message: bytes, context: Context) -> bytes:
         """GetFreshness."""
-        async with asyncio.timeout(_remaining_s(context)):
-            return await self._in_thread(self._engine.freshness, message)
+        return await self._question(self._engine.freshness, message, context)
 
     async def push(self, message: bytes, context: Context) -> bytes:
         """Push. It is finished even when the caller has given up: half of it may be durable by then."""
         assert self._push is not None
         async with asyncio.timeout(_remaining_s(context)):
-            entered = await self._pushes.enter()
-            try:
+            async with self._rooms.pushes.inside():
                 # Not the threads of lookups: a push waits for disks.
                 return await asyncio.to_thread(self._push.answer, message, caller())
-            finally:
-                self._pushes.leave(entered)
 
-    async def _in_thread(self, answer: Callable[[bytes, Principal], bytes], message: bytes) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
+    async def _question(self, answer: Callable[[bytes, Principal], bytes], message: bytes, context: Context) -> bytes:
+        async with asyncio.timeout(_remaining_s(context)), self._rooms.questions.inside():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
 
 
 def _remaining_s(context: Context) -> float | None:

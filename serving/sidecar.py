@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from featurestore.errors import (
     FeatureStoreError,
@@ -25,8 +26,9 @@ from featurestore.errors import (
 )
 from featurestore_client.errors import RETRY_AFTER_MS
 from serving.admission import Overloaded
-from serving.circuit import Circuit
+from serving.circuit import Circuit, CircuitState
 from serving.inference._pb.inference import open_inference_pb2 as pb
+from serving.inference.tensors import CONTENTS, DTYPES, to_raw
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SIGNATURE = "featurestore_signature"
@@ -99,9 +101,9 @@ class Sidecar:
         self._circuit = Circuit(f"the sidecar at {access.address}", self._answers)
 
     @property
-    def given_up(self) -> bool:
-        """Whether requests fail at once."""
-        return self._circuit.is_open
+    def state(self) -> CircuitState:
+        """Whether requests reach it."""
+        return self._circuit.state
 
     async def describe(self, model: str, version: str) -> ModelDescription:
         """What the model takes; ModelUnavailable, NoSuchModel."""
@@ -200,6 +202,23 @@ def infer_request(
     for name in outputs:
         asked.outputs.add(name=name)
     return asked
+
+
+def raw_outputs(reply: pb.ModelInferResponse) -> list[bytes]:
+    """The bytes of every output; ModelFailed where some are missing. Other servers may send typed contents."""
+    raw = list(reply.raw_output_contents) or [_typed(tensor) for tensor in reply.outputs]
+    if len(raw) != len(reply.outputs):
+        raise ModelFailed(
+            f"the server of model {reply.model_name!r} gave {len(reply.outputs)} outputs, {len(raw)} of them raw; it "
+            "must send all of them raw, or none"
+        )
+    return raw
+
+
+def _typed(tensor: pb.ModelInferResponse.InferOutputTensor) -> bytes:
+    if tensor.datatype not in CONTENTS:
+        raise ModelFailed(f"output {tensor.name!r} is {tensor.datatype}, which must be sent raw; mend its server")
+    return to_raw(np.array(getattr(tensor.contents, CONTENTS[tensor.datatype]), DTYPES[tensor.datatype]))
 
 
 def _is_unsent(error: grpc.aio.AioRpcError) -> bool:

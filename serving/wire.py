@@ -19,12 +19,14 @@ from featurestore.errors import InputError
 from featurestore.ingest.push import PushResult
 from featurestore.outputs import Output
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.columns import column_writer, decode_column, encode_type
+from serving.columns import decode_column, encode_type
 from serving.plan import ServicePlan
+from serving.reply_columns import ReplyColumns
 from serving.response import OnlineResponse
 
 Message = TypeVar("Message", pb.GetOnlineFeaturesRequest, pb.DescribeServiceRequest, pb.PushRequest, pb.PredictRequest)
 
+_REPLY_FORMATS = frozenset(pb.ReplyFormat.values())
 _ON_STALE = {"serve": pb.ON_STALE_SERVE, "null": pb.ON_STALE_NULL, "fail": pb.ON_STALE_FAIL}
 
 
@@ -71,7 +73,7 @@ class LookupRequest:
 def decode_lookup(message: bytes, limits: Limits) -> LookupRequest:
     """A GetOnlineFeaturesRequest; InputError for malformed bytes and for what is past a limit."""
     asked = parsed(pb.GetOnlineFeaturesRequest, message)
-    if asked.reply_format not in pb.ReplyFormat.values():
+    if asked.reply_format not in _REPLY_FORMATS:
         raise InputError(f"reply_format {asked.reply_format} is not known; known: {', '.join(pb.ReplyFormat.keys())}")
     return LookupRequest(
         choice=_choice(asked, limits, asked.full_feature_names),
@@ -135,15 +137,12 @@ def decode_columns(columns: Iterable[pb.Column], what: str, limits: Limits) -> d
 
 
 class ReplyEncoder:
-    """Writes replies of one plan. Names and types are the same in every reply, so they are laid out once."""
+    """Writes replies of one plan, in pieces: what is the same in every reply is made once."""
 
     def __init__(self, plan: ServicePlan) -> None:
         self._plan = plan
-        self._writers = [column_writer(output.field.dtype) for output in plan.outputs]
-        self._columns = pb.GetOnlineFeaturesResponse(
-            columns=[pb.Column(name=output.name, type=encode_type(output.field.dtype)) for output in plan.outputs]
-        )
-        self._formats: dict[int, Callable[[OnlineResponse], pb.GetOnlineFeaturesResponse]] = {
+        self._columns = ReplyColumns(plan.outputs)
+        self._formats: dict[int, Callable[[OnlineResponse], list[bytes | memoryview]]] = {
             pb.REPLY_FORMAT_COLUMNS: self._with_columns,
             pb.REPLY_FORMAT_MATRIX: self._with_matrix,
             pb.REPLY_FORMAT_ARROW_IPC: _with_arrow_ipc,
@@ -151,29 +150,26 @@ class ReplyEncoder:
 
     def encode(self, response: OnlineResponse, reply_format: int) -> bytes:
         """A GetOnlineFeaturesResponse; InputError where the format cannot hold the features."""
-        reply = self._formats[reply_format](response)
-        reply.rows = response.rows
-        reply.served_at_us = response.served_at_us
-        reply.degraded_rows = response.degraded_rows
-        reply.views.extend(view_results(response))
-        return reply.SerializeToString()
+        pieces = self._formats[reply_format](response)
+        verdicts = pb.GetOnlineFeaturesResponse(
+            rows=response.rows,
+            served_at_us=response.served_at_us,
+            degraded_rows=response.degraded_rows,
+            views=view_results(response),
+        )
+        return b"".join([*pieces, verdicts.SerializeToString()])
 
-    def _with_columns(self, response: OnlineResponse) -> pb.GetOnlineFeaturesResponse:
-        reply = pb.GetOnlineFeaturesResponse()
-        reply.CopyFrom(self._columns)
-        for column, array, write in zip(reply.columns, response.columns, self._writers, strict=True):
-            write(column, array)
-        return reply
+    def _with_columns(self, response: OnlineResponse) -> list[bytes | memoryview]:
+        return self._columns.pieces(response.as_they_lie, response.rows)
 
-    def _with_matrix(self, response: OnlineResponse) -> pb.GetOnlineFeaturesResponse:
-        reply = pb.GetOnlineFeaturesResponse()
-        reply.matrix.CopyFrom(self._matrix)
-        reply.matrix.values = response.to_matrix().tobytes()
-        return reply
+    def _with_matrix(self, response: OnlineResponse) -> list[bytes | memoryview]:
+        values = pb.GetOnlineFeaturesResponse(matrix=pb.Matrix(values=response.to_matrix().tobytes()))
+        return [self._matrix_names, values.SerializeToString()]
 
     @cached_property
-    def _matrix(self) -> pb.Matrix:
-        return pb.Matrix(names=self._plan.matrix.names)
+    def _matrix_names(self) -> bytes:
+        """The matrix without its values: pieces of one message are merged by whoever reads them."""
+        return pb.GetOnlineFeaturesResponse(matrix=pb.Matrix(names=self._plan.matrix.names)).SerializeToString()
 
 
 def view_results(response: OnlineResponse) -> list[pb.ViewResult]:
@@ -189,12 +185,12 @@ def view_results(response: OnlineResponse) -> list[pb.ViewResult]:
     ]
 
 
-def _with_arrow_ipc(response: OnlineResponse) -> pb.GetOnlineFeaturesResponse:
+def _with_arrow_ipc(response: OnlineResponse) -> list[bytes | memoryview]:
     table = response.to_arrow()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return pb.GetOnlineFeaturesResponse(arrow_ipc=sink.getvalue().to_pybytes())
+    return [pb.GetOnlineFeaturesResponse(arrow_ipc=sink.getvalue().to_pybytes()).SerializeToString()]
 
 
 def encode_description(plan: ServicePlan, revision: int) -> bytes:

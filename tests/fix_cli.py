@@ -135,7 +135,7 @@ def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 # ------------------------------------------------------------------ what the stores hold
 
 #: What a job may leave in the registry without having changed anything: its log, its lease, what it has reserved.
-NOTES = ("runs", "leases", "sequences", "cursors")
+NOTES = ("runs", "leases", "sequences", "cursors", "readers")
 Rows = Mapping[str, list[Any]]
 
 

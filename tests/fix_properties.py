@@ -1,6 +1,7 @@
-"""How hard the properties look: 500 examples, as CI runs them; HYPOTHESIS_PROFILE=quick while working on a rule.
+"""How hard the properties look: 500 examples in CI, HYPOTHESIS_PROFILE=quick while working on a rule.
 
-Those that replay each example on both pairs of stores take 100 in CI, and 500 in `make test-all`, the profile `all`.
+Those that write each example into a database take 250 in CI on each engine, those that replay it on both pairs of
+stores 100; all take 500 in `make test-all`, the profile `all`.
 """
 
 from __future__ import annotations
@@ -24,5 +25,7 @@ settings.register_profile("all", settings.get_profile("ci"))
 _profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 #: Decorates every property.
 thoroughly = settings(settings.get_profile(_profile))
+#: Decorates those that write each example into a database and ask it.
+by_database = settings(thoroughly, max_examples={"quick": 50, "ci": 250}.get(_profile, 500))
 #: Decorates those whose examples are replays.
 by_replay = settings(thoroughly, max_examples={"quick": 20, "ci": 100}.get(_profile, 500))

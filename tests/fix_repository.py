@@ -130,7 +130,7 @@ class SmallRepository:
         entities = {entity.name: entity for view in views for entity in view.entities}
         definitions = Definitions(entities=entities, views={view.ref: view for view in views})
         stores = (self.registry, self.state, self.offline, self.online)
-        apply(*stores, definitions, who="test", clock=self.clock, allow_data_loss=True)
+        apply(*stores, definitions, who="test", clock=self.clock, allow_data_loss=True, allow_in_use=True)
 
     def write(self, name: str, rows: pa.Table | Sequence[Row]) -> Path:
         """(Over)write a Parquet source file below data/."""

@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from definitions.flights.entities import OWNER, aircraft
-from featurestore import Bool, FeatureView, Field, FileSource, Int32, String
+from definitions.flights.weather import weather
+from featurestore import Bool, Condition, FeatureView, Field, FileSource, Int32, Reference, String, Volume
 
 # The trap of this data set. A leg is stored under the time at which it left, yet its arrival delay is known only when
 # it reaches the gate. More than half of all flights leave a little before their scheduled departure, the time at which
@@ -53,6 +54,20 @@ previous_leg = FeatureView(
     freshness=timedelta(hours=12),
     owner=OWNER,
     on_violation="reject",
+    conditions=[
+        Condition(name="late_is_by_more_than_15_min", sql="late = (arr_delay_min > 15)"),
+        Condition(
+            name="it_arrives_later_and_elsewhere",
+            sql="created_timestamp - event_timestamp >= INTERVAL 1 MINUTE AND leg_origin <> leg_dest",
+            description="Gate to gate it takes a minute at least, and ends at another airport.",
+        ),
+    ],
+    references=[
+        Reference(view=weather, columns={"origin": "leg_origin"}, description="Its airport is one with weather.")
+    ],
+    # A blizzard closed New York on 9 February: 222 legs. The quietest night had no departure for 15 and a half hours.
+    volume=Volume(at_least=200, at_most=1100, per=timedelta(days=1)),
+    largest_gap=timedelta(hours=16),
     description="The aircraft's last completed flight out of New York: true at its departure, known at its arrival.",
     tags={"domain": "rotation"},
 )

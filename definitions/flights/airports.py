@@ -1,5 +1,7 @@
 """The airport at the other end."""
 
+from datetime import timedelta
+
 from definitions.flights.entities import OWNER, destination
 from featurestore import FeatureView, Field, Float32, Int32, SqlSource, String
 
@@ -34,6 +36,7 @@ destination_airport = FeatureView(
     owner=OWNER,
     # Three of 1,458 rows are elsewhere by mistake and set aside: DVT and MYF (Asia/Chongqing), EEN (72 degrees north).
     on_violation="quarantine",
+    future_tolerance=timedelta(0),
     description="Where the destination lies.",
     tags={"domain": "geography"},
 )

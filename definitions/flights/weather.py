@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from definitions.flights.entities import OWNER, airport
-from featurestore import FeatureView, Field, FileSource, Float64, Int32
+from featurestore import Condition, FeatureView, Field, FileSource, Float64, Int32, Volume
 
 weather = FeatureView(
     name="weather",
@@ -30,6 +30,16 @@ weather = FeatureView(
     owner=OWNER,
     # One row in 26,115 breaks the contract: 1048 mph of wind at EWR on 12 February. It is set aside, the rest is used.
     on_violation="quarantine",
+    conditions=[
+        Condition(
+            name="dew_point_is_not_above_temperature",
+            sql="dew_point_f <= temp_f",
+            description="Air that is cooled to its dew point is saturated: above the temperature it cannot lie.",
+        ),
+    ],
+    # Three airports, an hour each; 26 October and 3 November lack five hours everywhere, 23 August six rows.
+    volume=Volume(at_least=57, at_most=72, per=timedelta(days=1)),
+    largest_gap=timedelta(hours=6),
     description="Hourly weather at the origin. The report of hour H is known at H + 1 h, so it is 1 to 2 hours old.",
     tags={"domain": "weather"},
 )

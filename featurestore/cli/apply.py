@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from datetime import timedelta
 
+from featurestore.cli.allowances import add_allowances
 from featurestore.cli.output import print_json
 from featurestore.cli.repository import Context
 from featurestore.cli.steps import step_documents, step_lines
@@ -13,12 +15,7 @@ from featurestore.registry.holder import user_name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `apply`."""
-    parser.add_argument(
-        "--allow-empty", action="store_true", help="let a service move to a view version that was never published"
-    )
-    parser.add_argument(
-        "--allow-data-loss", action="store_true", help="drop the history of views that are no longer declared"
-    )
+    add_allowances(parser)
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -35,6 +32,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
             clock=repository.clock,
             allow_empty=args.allow_empty,
             allow_data_loss=args.allow_data_loss,
+            allow_in_use=args.allow_in_use,
+            recent=timedelta(days=repository.settings.registry.readers_days),
             wait_s=repository.settings.registry.wait_s,
         )
     if context.json:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "config": Command("featurestore.cli.config", "show the effective settings, secrets masked", _REPOSITORY),
     "plan": Command("featurestore.cli.plan", "show what apply would change, in classes", _REGISTRY),
     "apply": Command("featurestore.cli.apply", "make the definitions effective", _REGISTRY),
+    "registry": Command("featurestore.cli.registry", "export what is applied, to compare with in CI", _REGISTRY),
     "list": Command("featurestore.cli.list_objects", "list what is applied, runs and applies", _REGISTRY),
     "describe": Command("featurestore.cli.describe", "show everything about one of them", _REGISTRY),
     "contract": Command("featurestore.cli.contract", "print a view's contract for other tools", _REGISTRY),
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Command] = {
         "featurestore.cli.quarantine", "show the rows that broke a contract, replay or drop them", _DATA
     ),
     "verify": Command("featurestore.cli.verify", "prove that online equals offline", _PROOF),
+    "validate": Command("featurestore.cli.validate", "judge the history of a view by its contract", _PROOF),
     "freshness": Command("featurestore.cli.freshness", "show the age of every view against its promise", _PROOF),
     "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),

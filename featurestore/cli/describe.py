@@ -1,4 +1,4 @@
-"""Show everything known about one applied entity, feature view or feature service, one run or one apply."""
+"""Show all that is known of one applied object (contract, consumers, what happened to it), one run or one apply."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from featurestore.cli.consumers import consumers_of_service, consumers_of_views
+from featurestore.cli.described import described
 from featurestore.cli.list_objects import apply_row, plural, run_row
-from featurestore.cli.output import instant, print_json, properties, table
+from featurestore.cli.output import instant, print_json
 from featurestore.cli.repository import Context, Repository
+from featurestore.cli.view_record import freshness_record, last_breaches, last_publishes
 from featurestore.errors import InputError, NotFoundError
 from featurestore.feature_service import FeatureService
 from featurestore.fingerprint import signature_document
-from featurestore.registry.document import entity_document, service_document, view_document
+from featurestore.outputs import pinned_views
+from featurestore.registry.document import entity_document, service_document, source_document, view_document
 from featurestore.registry.intents import read_apply
+from featurestore.source import FileSource, Source
 
 Document = dict[str, Any]
 
@@ -24,7 +29,11 @@ APPLY_DIGITS_MAX = 18
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `describe`."""
     parser.add_argument("kind", type=singular, choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("name", metavar="NAME", help="a name; of a feature view also name@version")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a name; of a feature view also name@version, of a source a file it reads or a view it feeds",
+    )
 
 
 #: What a load counts, as a run records it.
@@ -38,7 +47,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     if context.json:
         print_json(document)
     else:
-        print(_text(document))
+        print(described({name: value for name, value in document.items() if name != "features"}))  # columns say more
     return 0
 
 
@@ -52,7 +61,27 @@ def _entity(repository: Repository, name: str) -> Document:
     return entity_document(entities[name]) | {
         "feature_views": used,
         "definition": repository.registry.fingerprint("entity", name),
+        "consumers": consumers_of_views(repository, used),
     }
+
+
+def _source(repository: Repository, name: str) -> Document:
+    """By a path it reads, or by a view that it feeds: sources have no names of their own."""
+    views = repository.registry.views()
+    matching = [view for ref, view in views.items() if name in (ref, view.name, *_paths(view.source))]
+    if not matching:
+        known = {path for view in views.values() for path in _paths(view.source)}
+        raise NotFoundError("source", name, known | set(views))
+    source = matching[0].source
+    if any(view.source != source for view in matching):
+        refs = ", ".join(view.ref for view in matching)
+        raise InputError(f"several sources read {name!r}; name one of the feature views they feed: {refs}")
+    fed = [ref for ref, view in views.items() if view.source == source]
+    return source_document(source) | {"feature_views": fed, "consumers": consumers_of_views(repository, fed)}
+
+
+def _paths(source: Source) -> list[str]:
+    return [source.path] if isinstance(source, FileSource) else list(source.inputs.values())
 
 
 def _view(repository: Repository, name: str) -> Document:
@@ -61,7 +90,7 @@ def _view(repository: Repository, name: str) -> Document:
     document = view_document(view)
     document["entities"] = [entity["name"] for entity in document["entities"]]
     document["join_keys"] = [{"name": key, "dtype": str(dtype)} for key, dtype in view.join_keys.items()]
-    published = repository.state.publish_state(view.ref)
+    document["on_violation"] = view.on_violation
     services = [
         service.name
         for service in registry.services().values()
@@ -72,7 +101,12 @@ def _view(repository: Repository, name: str) -> Document:
         "schema_id": registry.schema_id(view.ref),
         "schema_ids": sorted(registry.row_schemas(view.ref)),
         "definition": registry.fingerprint("view", view.ref),
+        "consumers": consumers_of_views(repository, [view.ref]),
+        "last_breaches": last_breaches(repository, view),
+        "freshness_record": freshness_record(repository, view),
+        "last_publishes": last_publishes(repository, view),
     }
+    published = repository.state.publish_state(view.ref)
     if published is not None:
         document["published"] = {
             "position": published.position,
@@ -86,11 +120,15 @@ def _view(repository: Repository, name: str) -> Document:
 def _service(repository: Repository, name: str) -> Document:
     registry = repository.registry
     service: FeatureService = registry.service(name)
-    columns = signature_document(service, registry.views())
+    views = pinned_views(service, registry.views())
     return service_document(service) | {
-        "columns": columns["columns"],
+        "on_stale": service.on_stale,
+        "feature_views": list(views),
+        "columns": signature_document(service, registry.views())["columns"],
         "definition": registry.fingerprint("service", name),
         "signature": registry.signature(name),
+        "consumers": consumers_of_service(repository, name),
+        "freshness_record": [{"view": ref} | freshness_record(repository, view) for ref, view in views.items()],
     }
 
 
@@ -129,30 +167,9 @@ def _apply(repository: Repository, name: str) -> Document:
     }
 
 
-def _text(document: Document) -> str:
-    """Plain values as lines, lists of documents as tables."""
-    tables = {name: value for name, value in document.items() if value and _is_rows(value)}
-    lines = [properties({name: _flat(value) for name, value in document.items() if name not in tables})]
-    for name, rows in tables.items():
-        headers = list(dict.fromkeys(key for row in rows for key in row))
-        lines += ["", f"{name}:", table(headers, [[_flat(row.get(key)) for key in headers] for row in rows])]
-    return "\n".join(lines)
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-
-
-def _flat(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={_flat(inner)}" for name, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(_flat(item)) for item in value)
-    return value
-
-
 KINDS: dict[str, Callable[[Repository, str], Document]] = {
     "entity": _entity,
+    "source": _source,
     "feature-view": _view,
     "feature-service": _service,
     "run": _run,

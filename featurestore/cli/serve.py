@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,10 +66,12 @@ def _serve(
 ) -> None:
     from featurestore.cli.serve_options import serve_options
     from featurestore.freshness_webhook import watching_freshness
+    from featurestore.registry.readers import record_readers
     from serving.push import PushDoor
     from serving.server import run as serve
 
     options = serve_options(repository.settings, host, port, rest_port, metrics_folder)
+    options = replace(options, note_readers=partial(record_readers, repository.state))
     push = PushDoor(repository.pusher, options.limits)
     with watching_freshness(repository):
         serve(repository.registry, repository.state, repository.online, repository.clock, options, ready, push)

@@ -64,6 +64,11 @@ def rows_of(project: str, view: FeatureView, dialect: Dialect) -> str:
     return dialect.sql(latest_rows.rows_of(project, view, dialect))
 
 
+def rows_up_to(project: str, view: FeatureView, position: int, dialect: Dialect) -> str:
+    """SQL for all history rows up to a position."""
+    return dialect.sql(latest_rows.rows_up_to(project, view, position))
+
+
 def rows_at(project: str, view: FeatureView, dialect: Dialect) -> str:
     """SQL for the history rows whose join keys and times stand in `_incoming`."""
     return dialect.sql(latest_rows.rows_at(project, view, dialect))

@@ -84,6 +84,13 @@ def _incoming_rows(project: str, view: FeatureView, dialect: Dialect, by: tuple[
     return dialect.semi_join(rows, incoming, by)
 
 
+def rows_up_to(project: str, view: FeatureView, position: int) -> exp.Select:
+    """All history rows up to a position, in the columns of `latest_rows`, in any order."""
+    wanted = (*view.join_keys, EVENT, CREATED, SEQUENCE, SCHEMA_ID, *view.fields)
+    known = exp.LTE(this=column(POSITION), expression=exp.Literal.number(position))
+    return exp.select(*map(column, wanted)).from_(names.history(project, view)).where(known)
+
+
 def count_pending(query: LatestRows, dialect: Dialect) -> exp.Select:
     """(rows, greatest event time, first instant of visibility) of the qualifying rows."""
     return (

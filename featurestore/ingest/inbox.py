@@ -1,7 +1,7 @@
 """The inbox: pushed rows, durable in SQLite, until the next holder of the DuckDB file takes them into history.
 
 DuckDB lets one process in, and a push cannot wait for it. With the SQLite online store the inbox lies in its file, so a
-row comes into both by one transaction. The inbox also remembers the digests of every row it took, and of rows that
+row comes into both by one transaction. The inbox also remembers the digests of the rows it took last, and of rows that
 history corrected: a row sent again is known by them, long after it has left.
 """
 
@@ -26,6 +26,9 @@ from featurestore.online.sqlite import SqliteOnlineStore
 
 _T = TypeVar("_T")
 
+#: Rows of a view that are known after they have become history, some 80 bytes each.
+KNOWN_MAX = 1_000_000
+
 _TABLES = (
     """
     CREATE TABLE IF NOT EXISTS inbox_batch (
@@ -35,10 +38,15 @@ _TABLES = (
     """,
     """
     CREATE TABLE IF NOT EXISTS inbox_known (
-        view TEXT NOT NULL, place BLOB NOT NULL, said BLOB NOT NULL, PRIMARY KEY (view, place, said)
+        view TEXT NOT NULL, place BLOB NOT NULL, said BLOB NOT NULL, number INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (view, place, said)
     ) WITHOUT ROWID
     """,
 )
+#: Files of the first release have no numbers: their rows are the oldest.
+_NUMBERED = "SELECT 1 FROM pragma_table_info('inbox_known') WHERE name = 'number'"
+_ADD_NUMBER = "ALTER TABLE inbox_known ADD COLUMN number INTEGER NOT NULL DEFAULT 0"
+_INDEX = "CREATE INDEX IF NOT EXISTS inbox_known_by_number ON inbox_known (view, number)"
 _IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'inbox_batch'"
 _PUT = "INSERT INTO inbox_batch (view, sequence_from, rows, refused) VALUES (:view, :first, :rows, :refused)"
 _BATCHES = """
@@ -54,9 +62,16 @@ SELECT asked.value, known.said FROM json_each(:numbers) AS asked
 CROSS JOIN inbox_known AS known ON known.view = :view AND known.place = substr(:places, 1 + 16 * asked.value, 16)
 """
 _REMEMBER = """
-INSERT INTO inbox_known (view, place, said)
-SELECT :view, substr(:places, 1 + 16 * asked.value, 16), substr(:said, 1 + 16 * asked.value, 16)
+INSERT INTO inbox_known (view, place, said, number)
+SELECT :view, substr(:places, 1 + 16 * asked.value, 16), substr(:said, 1 + 16 * asked.value, 16),
+    1 + asked.value + :last
 FROM json_each(:numbers) AS asked WHERE true ON CONFLICT DO NOTHING
+"""
+_LAST = "SELECT coalesce(max(number), 0) FROM inbox_known WHERE view = :view"
+# A row that waits must stay known: sent again, it would wait twice, and come into history twice.
+_TRIM = """
+DELETE FROM inbox_known WHERE view = :view AND number <= :last - :most
+AND NOT EXISTS (SELECT 1 FROM inbox_batch WHERE view = :view)
 """
 _FORGET = ("DELETE FROM inbox_batch WHERE view = :view", "DELETE FROM inbox_known WHERE view = :view")
 
@@ -84,6 +99,9 @@ class Inbox:
             if not self._made:
                 for statement in _TABLES:
                     connection.execute(statement)
+                if connection.execute(_NUMBERED).fetchone() is None:
+                    connection.execute(_ADD_NUMBER)
+                connection.execute(_INDEX)
             yield InboxTransaction(connection, self._project)
         self._made = True
 
@@ -109,9 +127,11 @@ class Inbox:
         return rows.filter(pc.is_in(rows.column(SEQUENCE), sequences))
 
     def remove(self, ref: str, batches: Sequence[InboxBatch]) -> None:
-        """Drop batches that are history now; their rows stay known."""
+        """Drop batches that are history now; their rows stay known, the last KNOWN_MAX of the view at least."""
         with self.transaction() as inside:
             inside.connection.execute(_REMOVE, self._of(ref) | {"numbers": str([batch.first for batch in batches])})
+            last = inside.connection.execute(_LAST, self._of(ref)).fetchone()[0]
+            inside.connection.execute(_TRIM, self._of(ref) | {"last": last, "most": KNOWN_MAX})
 
     def remember(self, view: FeatureView, rows: pa.Table) -> None:
         """Know rows of history, so that they are duplicates when they are pushed."""
@@ -157,7 +177,9 @@ class InboxTransaction:
 
     def remember(self, ref: str, places: Digests, said: Digests) -> None:
         """Know rows from now on."""
-        self.connection.execute(_REMEMBER, self._digests(ref, places) | {"said": said.tobytes()})
+        asked = self._digests(ref, places)
+        last = self.connection.execute(_LAST, {"view": asked["view"]}).fetchone()[0]
+        self.connection.execute(_REMEMBER, asked | {"said": said.tobytes(), "last": last})
 
     def put(self, ref: str, first: int, rows: pa.Table, refused: pa.Table | None) -> None:
         """Leave a batch for history."""

@@ -6,7 +6,7 @@ only those that differ: two rows of equal digests are taken for equal, which 128
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +47,30 @@ def packed_latest(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scanned:
-    """A batch of online rows beside the projection: where each key stands in it (-1: nowhere), and if rows agree."""
+class RowDigests:
+    """Online rows in 24 bytes each: the hash of the key, and the digest of the row."""
+
+    hashes: NDArray[np.uint64]
+    digests: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, batches: Iterable[Packed]) -> RowDigests:
+        """Of batches of (keys, rows), in their order."""
+        parts = [(key_hash(keys), row_digests(rows)) for keys, rows in batches]
+        hashes, digests = (np.concatenate(column) for column in zip(_NONE[:2], *parts, strict=True))
+        return cls(hashes, digests)
+
+    def below(self, limit: np.uint64 | None) -> RowDigests:
+        """Those whose key hash is less than `limit`; all without one."""
+        if limit is None:
+            return self
+        kept = self.hashes < limit
+        return RowDigests(self.hashes[kept], self.digests[kept])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """Online rows beside the projection: where each key stands in it (-1: nowhere), and if rows agree."""
 
     places: NDArray[np.int64]
     equal: NDArray[np.bool_]
@@ -79,16 +101,15 @@ class Projection:
         self._digests = self._digests[kept]
         return limit
 
-    def scanned(self, keys: pa.BinaryArray, rows: pa.BinaryArray) -> Scanned:
-        """Compare a batch of online rows. A key whose hash another key has too is never equal here: look closer."""
-        hashes = key_hash(keys)
-        places = np.searchsorted(self.hashes, hashes)
+    def compared(self, online: RowDigests) -> Compared:
+        """Compare online rows. A key whose hash another key has too is never equal here: look closer."""
+        places = np.searchsorted(self.hashes, online.hashes)
         inside = places < len(self.hashes)
-        inside[inside] = self.hashes[places[inside]] == hashes[inside]
+        inside[inside] = self.hashes[places[inside]] == online.hashes[inside]
         places[~inside] = -1
         equal = inside.copy()
-        equal[inside] = np.all(self._digests[places[inside]] == row_digests(rows.filter(pa.array(inside))), axis=1)
-        return Scanned(places, equal)
+        equal[inside] = np.all(self._digests[places[inside]] == online.digests[inside], axis=1)
+        return Compared(places, equal)
 
     def expired(self, now_us: int) -> NDArray[np.bool_]:
         """Which entities are past their ttl, so that a store may have let their rows go."""

@@ -18,7 +18,7 @@ from featurestore.compiler.latest_rows import LatestRows
 from featurestore.errors import InputError
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.ingest.projection import Packed, Projection, packed_latest
+from featurestore.ingest.projection import Packed, Projection, RowDigests, packed_latest
 from featurestore.offline.base import OfflineStore
 from featurestore.online.base import OnlineStore
 from featurestore.online.row_encoder import RowEncoder
@@ -145,9 +145,9 @@ class Publisher:
         settled = np.zeros(len(projection), dtype=bool)
         repaired = 0
         for keys, rows in self.online.scan(self.view.ref, self.batch_rows):
-            scanned = projection.scanned(keys, rows)
-            settled[scanned.places[scanned.equal]] = True
-            strange = scanned.places < 0
+            compared = projection.compared(RowDigests.of([(keys, rows)]))
+            settled[compared.places[compared.equal]] = True
+            strange = compared.places < 0
             if strange.any():
                 self.before_write()
                 repaired += self.online.delete(self.view.ref, keys.filter(pa.array(strange)))

@@ -25,6 +25,8 @@ from featurestore.offline.served import Stretch
 Mask = NDArray[np.bool_]
 #: Writes SQL about a history: question(project, dialect=...).
 Question = Callable[..., str]
+#: Rows as they come; the store works for as long as the block lasts.
+RowStream = AbstractContextManager[pa.RecordBatchReader]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,8 +143,12 @@ class OfflineStore(Protocol):
         """
         ...
 
-    def latest(self, query: LatestRows, batch_rows: int) -> AbstractContextManager[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
         """The greatest qualifying row per entity, streamed: keys, event, created, `_sequence`, `_schema`, fields."""
+        ...
+
+    def rows_up_to(self, view: FeatureView, position: int, batch_rows: int) -> RowStream:
+        """All history rows up to a position, streamed in the columns of `latest`, in any order."""
         ...
 
     def pending(self, query: LatestRows) -> Pending:

@@ -7,7 +7,6 @@ for the lock is bounded; the error then names the holder. Readers open the file 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,11 +27,20 @@ from featurestore.compiler import compile, history_table, names
 from featurestore.compiler.dialects.duckdb import DUCKDB
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.point_in_time_join import PointInTimeJoin
-from featurestore.errors import NotFoundError, StoreBusy, StoreError, StoreFull, StoreUnreachable
+from featurestore.errors import NotFoundError, StoreBusy, StoreUnreachable
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
-from featurestore.offline.base import NO_HISTORY, AppendCounts, ArrivedRows, Pending, Question, history_schema
+from featurestore.offline.base import (
+    NO_HISTORY,
+    AppendCounts,
+    ArrivedRows,
+    Pending,
+    Question,
+    RowStream,
+    history_schema,
+)
 from featurestore.offline.duckdb_connection import registered, transaction
+from featurestore.offline.duckdb_faults import holder_of, translated
 from featurestore.offline.duckdb_quarantine import DuckDBQuarantine
 from featurestore.offline.interrupts import interruptible
 from featurestore.offline.quarantine import ROWS_MAX
@@ -41,7 +49,6 @@ from featurestore.offline.served import Stretch
 #: Times in UTC; no progress bar, which DuckDB would write to stdout, where the one JSON document goes.
 SESSION = "SET TimeZone = 'UTC'; SET enable_progress_bar = false"
 LOCK_POLL_S = 0.05
-_HOLDER = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 
 class DuckDBOfflineStore:
@@ -181,18 +188,13 @@ class DuckDBOfflineStore:
                 answers = connection.sql(compile.point_in_time_join(join, DUCKDB)).to_arrow_table()
         return answers.cast(schema)
 
-    @contextmanager
-    def latest(self, query: LatestRows, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
         """The greatest qualifying row per entity, streamed; the file stays open for the block."""
-        with self._session(write=False) as connection:
-            self._require(connection, query.view.ref)
-            cursor = connection.cursor()
-            cursor.execute(SESSION)
-            try:
-                reader = cursor.sql(compile.latest(query, DUCKDB)).to_arrow_reader(batch_rows)
-                yield pa.RecordBatchReader.from_batches(history_schema(query.view), _cast(reader, query.view))
-            finally:
-                cursor.close()
+        return self._streamed(query.view, compile.latest(query, DUCKDB), batch_rows)
+
+    def rows_up_to(self, view: FeatureView, position: int, batch_rows: int) -> RowStream:
+        """All history rows up to a position, streamed; the file stays open for the block."""
+        return self._streamed(view, compile.rows_up_to(self._project, view, position, DUCKDB), batch_rows)
 
     def pending(self, query: LatestRows) -> Pending:
         """What qualifies, in numbers; times in microseconds."""
@@ -226,6 +228,18 @@ class DuckDBOfflineStore:
             if incoming is not None:
                 stack.enter_context(registered(connection, names.INCOMING, incoming))
             return connection.sql(question(self._project, dialect=DUCKDB)).to_arrow_table().cast(answer)
+
+    @contextmanager
+    def _streamed(self, view: FeatureView, query: str, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+        with self._session(write=False) as connection:
+            self._require(connection, view.ref)
+            cursor = connection.cursor()
+            cursor.execute(SESSION)
+            try:
+                reader = cursor.sql(query).to_arrow_reader(batch_rows)
+                yield pa.RecordBatchReader.from_batches(history_schema(view), _cast(reader, view))
+            finally:
+                cursor.close()
 
     def _known(
         self, connection: duckdb.DuckDBPyConnection, view: FeatureView, rows: pa.Table
@@ -317,7 +331,7 @@ class DuckDBOfflineStore:
 
     @contextmanager
     def _session(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._held(), _translated(self._path), interruptible():
+        with self._held(), translated(self._path), interruptible():
             if self._connection is not None:
                 assert self._writable or not write, "a block opened for reading cannot be written in"
                 yield self._connection
@@ -356,7 +370,7 @@ class DuckDBOfflineStore:
             try:
                 connection = duckdb.connect(str(self._path), read_only=read_only, config=self._config)
             except (duckdb.IOException, duckdb.ConnectionException) as error:
-                holder = _holder(error)
+                holder = holder_of(error)
                 if holder is None:
                     raise
                 if time.monotonic() >= deadline:
@@ -369,16 +383,6 @@ class DuckDBOfflineStore:
                 connection.execute(SESSION)
                 return connection
             time.sleep(LOCK_POLL_S)
-
-
-def _holder(error: duckdb.Error) -> str | None:
-    """Who keeps us from opening the file; None when that is not what the error says."""
-    if held := _HOLDER.search(str(error)):
-        return f"process {held['pid']} ({held['program']})"
-    # Within a process DuckDB shares an open file only with connections that are opened alike.
-    if "different configuration" in str(error):
-        return f"another connection of this process ({os.getpid()})"
-    return None
 
 
 _LOCKS: dict[Path, threading.RLock] = {}
@@ -402,9 +406,6 @@ _BOOK_KEEPING = (
 )
 
 
-_NO_SPACE = ("No space left", "not enough space", "Not enough space", "File too large", "Disk quota exceeded")
-
-
 def _relations(spine: pa.Table, served: Stretch | None) -> dict[str, pa.Table]:
     """What a point-in-time join reads beside history."""
     if served is None:
@@ -415,38 +416,6 @@ def _relations(spine: pa.Table, served: Stretch | None) -> dict[str, pa.Table]:
         names.PUBLISHED_HORIZONS: served.horizons,
         names.PUSHED_ROWS: served.pushes,
     }
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Driver errors that a user can act on, as errors of the project."""
-    try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        raise StoreFull(
-            f"the offline store {path} ran out of memory: {_first_line(error)}; raise offline.memory_limit"
-        ) from error
-    except duckdb.Error as error:
-        text = _first_line(error)
-        if "bad allocation" in text:
-            raise StoreFull(
-                f"the system has no memory left for the offline store {path}: {text}; lower offline.memory_limit"
-            ) from error
-        if any(words in text for words in _NO_SPACE):
-            raise StoreFull(f"no space left for the offline store {path}: {text}; free space and run again") from error
-        if isinstance(error, duckdb.SerializationException) or "Corrupt database" in text:
-            raise StoreError(f"the offline store {path} cannot be read: {text}; if damaged, restore it") from error
-        if not isinstance(error, duckdb.IOException):
-            raise
-        if "not a valid DuckDB" in text:
-            raise StoreError(f"{path} is not a DuckDB file: {text}; point offline.path at another file") from error
-        if "Cannot open file" in text:
-            raise StoreUnreachable(f"cannot open the offline store {path}: {text}") from error
-        raise StoreError(f"the offline store {path} failed: {text}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
 
 
 def _scalar(connection: duckdb.DuckDBPyConnection, statement: str, *parameters: object) -> Any:

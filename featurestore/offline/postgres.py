@@ -33,6 +33,7 @@ from featurestore.offline.base import (
     Mask,
     Pending,
     Question,
+    RowStream,
     history_schema,
 )
 from featurestore.offline.postgres_connection import Connection, Connections
@@ -245,14 +246,13 @@ class PostgresOfflineStore:
             more = queried(connection, compile.point_in_time_join(join, POSTGRES), schema)
         return pa.concat_tables([answers, more])
 
-    @contextmanager
-    def latest(self, query: LatestRows, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+    def latest(self, query: LatestRows, batch_rows: int) -> RowStream:
         """The greatest qualifying row per entity, streamed over a connection of its own."""
-        schema = history_schema(query.view)
-        with self._connections.lent() as connection:
-            self._require(connection, query.view)
-            with sent_rows(connection, compile.latest(query, POSTGRES), schema) as rows:
-                yield pa.RecordBatchReader.from_batches(schema, batches(rows, schema, batch_rows))
+        return self._streamed(query.view, compile.latest(query, POSTGRES), batch_rows)
+
+    def rows_up_to(self, view: FeatureView, position: int, batch_rows: int) -> RowStream:
+        """All history rows up to a position, streamed over a connection of its own."""
+        return self._streamed(view, compile.rows_up_to(self._project, view, position, POSTGRES), batch_rows)
 
     def pending(self, query: LatestRows) -> Pending:
         """What qualifies, in numbers; times in microseconds."""
@@ -270,9 +270,8 @@ class PostgresOfflineStore:
 
     def rows_of(self, view: FeatureView, sequences: pa.Array) -> pa.Table:
         """The history rows with the given sequences, in the columns of `latest`, in any order."""
-        return self.ask(
-            view, partial(compile.rows_of, view=view), history_schema(view), pa.table({names.SEQUENCE: sequences})
-        )
+        places = pa.table({names.SEQUENCE: sequences})
+        return self.ask(view, partial(compile.rows_of, view=view), history_schema(view), places)
 
     def rows_at(self, view: FeatureView, places: pa.Table) -> pa.Table:
         """The history rows with the join keys and times of `places`, in the columns of `latest`, in any order."""
@@ -288,7 +287,13 @@ class PostgresOfflineStore:
                 self._place(connection, view, names.INCOMING, incoming)
             return queried(connection, question(self._project, dialect=POSTGRES), answer)
 
-    # ------------------------------------------------------------------ parts
+    @contextmanager
+    def _streamed(self, view: FeatureView, query: str, batch_rows: int) -> Iterator[pa.RecordBatchReader]:
+        schema = history_schema(view)
+        with self._connections.lent() as connection:
+            self._require(connection, view)
+            with sent_rows(connection, query, schema) as rows:
+                yield pa.RecordBatchReader.from_batches(schema, batches(rows, schema, batch_rows))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -13,8 +13,9 @@ log, in which it counts as the first publish of all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 
 from featurestore.arrow_types import TIMESTAMP
 from featurestore.compiler.names import FIRST, HORIZON, LAST, PUBLISH, UP_TO
+
+if TYPE_CHECKING:
+    from featurestore.registry.state import PublishRecord
 
 Ints = NDArray[np.int64]
 _PUBLISH_COLUMNS, _PUSH_COLUMNS = 4, 6
@@ -63,6 +67,23 @@ class PublishLog:
         full = [(*publish, 0, 0) if len(publish) == _PUBLISH_COLUMNS else publish for publish in publishes]
         columns = np.array(full, dtype=np.int64).reshape(-1, _PUSH_COLUMNS).T
         return cls(*(np.ascontiguousarray(column) for column in columns))
+
+    @classmethod
+    def of_records(cls, records: Iterable[PublishRecord]) -> PublishLog:
+        """From what the state store has logged."""
+        return cls.of(
+            [
+                (
+                    record.position_to,
+                    record.horizon_to_us,
+                    record.started_at_us,
+                    record.acknowledged_at_us,
+                    record.sequence_from or 0,
+                    record.sequence_to or 0,
+                )
+                for record in records
+            ]
+        )
 
     def document(self) -> list[list[int]]:
         """What `of` takes, as JSON."""

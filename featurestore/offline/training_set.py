@@ -68,6 +68,8 @@ class TrainingSet:
     query: TrainingSetQuery
     spine: Spine
     describe: Callable[[], Mapping[str, Any]]
+    #: Is told where the training set was written, and its manifest.
+    on_written: Callable[[Path, Mapping[str, Any]], None] | None = None
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
@@ -100,7 +102,10 @@ class TrainingSet:
         """Write Parquet, Arrow or CSV (by suffix) with `PATH.manifest.json` beside it, both atomically."""
         from featurestore.offline.export import write_training_set
 
-        return write_training_set(self, Path(path))
+        written = write_training_set(self, Path(path))
+        if self.on_written is not None:
+            self.on_written(written, self.manifest)
+        return written
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +35,8 @@ _HASH_LENGTH = np.uint64(0xC2B2AE3D27D4EB4F)
 _HASH_WORD = np.uint64(0xFF51AFD7ED558CCD)
 _HASH_LAST = np.uint64(0xC4CEB9FE1A85EC53)
 _HASH_HALF, _HASH_END, _BUCKET_SHIFT = np.uint64(32), np.uint64(29), np.uint64(52)
-_ALL_BITS = np.uint64(2**64 - 1)
+_ALL_BITS_INT = 2**64 - 1
+_ALL_BITS = np.uint64(_ALL_BITS_INT)
 
 
 def encode_keys(
@@ -51,9 +54,9 @@ def encode_keys(
         for index, (array, dtype) in enumerate(zip(arrays, dtypes, strict=True))
         for piece in _key_pieces(array, dtype, _name(names, index))
     ]
-    version = np.full((len(arrays[0]), 1), KEY_VERSION, dtype=np.uint8)
-    keys = packing.join(list(_merged([version, *pieces])))
-    if not all(isinstance(piece, np.ndarray) for piece in pieces):
+    rows = list(_merged(pieces))
+    keys = packing.join(rows)
+    if len(rows) > 1:  # texts among them
         _check_lengths(keys, arrays, names)
     if any(array.null_count for array in arrays):
         nulls = np.logical_or.reduce([packing.null_mask(array) for array in arrays])
@@ -120,34 +123,32 @@ def key_hash(keys: pa.BinaryArray, seed: np.uint64 = _HASH_SEED) -> NDArray[np.u
     return hashes
 
 
-def _key_pieces(column: pa.Array, dtype: DType, name: str) -> list[NDArray[np.uint8] | pa.BinaryArray]:
-    """Tag and payload of one join key: matrices where the width is fixed, rows where it is not; nulls as anything."""
+#: Bytes of fixed width: a constant, or words of one row each, most significant byte first.
+_Piece = bytes | NDArray[np.unsignedinteger]
+
+
+def _key_pieces(column: pa.Array, dtype: DType, name: str) -> list[_Piece | pa.BinaryArray]:
+    """Tag and payload of one join key; nulls as anything."""
     if dtype in INTEGERS:
-        return [_tagged(_TAG_INT, _sortable(_int64(column, name)))]
+        return [_TAG_INT, _sortable(_int64(column, name))]
     assert column.type == arrow_type(dtype), f"join key {name}: {column.type} is not {arrow_type(dtype)}"
     if dtype == Date:
-        return [_tagged(_TAG_DATE, _sortable(_filled(column.cast(pa.int32()), 0).to_numpy()))]
+        return [_TAG_DATE, _sortable(_filled(column.cast(pa.int32()), 0).to_numpy())]
     if dtype == Bool:
-        return [_tagged(_TAG_BOOL, _filled(column.cast(pa.uint8()), 0).to_numpy()[:, None])]
+        return [_TAG_BOOL, _filled(column.cast(pa.uint8()), 0).to_numpy()]
     assert dtype in (String, Bytes)
     text = _filled(column.view(pa.binary()), b"")
-    lengths = np.diff(packing.byte_offsets(text)).astype(">u4")
-    return [_tagged(_TAG_STRING if dtype == String else _TAG_BYTES, lengths.view(np.uint8).reshape(-1, 4)), text]
+    return [_TAG_STRING if dtype == String else _TAG_BYTES, np.diff(packing.byte_offsets(text)).astype(">u4"), text]
 
 
-def _tagged(tag: bytes, payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    tagged = np.empty((payload.shape[0], 1 + payload.shape[1]), dtype=np.uint8)
-    tagged[:, 0] = tag[0]
-    tagged[:, 1:] = payload
-    return tagged
-
-
-def _sortable(values: NDArray[np.signedinteger]) -> NDArray[np.uint8]:
+def _sortable(values: NDArray[np.signedinteger]) -> NDArray[np.unsignedinteger]:
     """Big-endian with the sign bit flipped, so that bytes sort as the numbers do."""
-    width = values.dtype.itemsize
-    biased: NDArray[np.unsignedinteger] = values.view(f"<u{width}") ^ np.array(1 << (8 * width - 1), f"<u{width}")
-    lines: NDArray[np.uint8] = biased.astype(f">u{width}").view(np.uint8).reshape(-1, width)
-    return lines
+    word = f"u{values.dtype.itemsize}"
+    biased: NDArray[np.unsignedinteger] = values.view(word) ^ _SIGN[word]
+    return biased.astype(f">{word}")
+
+
+_SIGN = {"u4": np.uint32(1 << 31), "u8": np.uint64(1 << 63)}
 
 
 def _int64(column: pa.Array, name: str) -> NDArray[np.int64]:
@@ -165,18 +166,47 @@ def _filled(column: pa.Array, value: object) -> pa.Array:
     return column.fill_null(value) if column.null_count else column
 
 
-def _merged(pieces: Sequence[NDArray[np.uint8] | pa.BinaryArray]) -> Iterator[pa.BinaryArray]:
-    """The pieces as rows, matrices that follow each other made one."""
-    waiting: list[NDArray[np.uint8]] = []
+def _merged(pieces: Sequence[_Piece | pa.BinaryArray]) -> Iterator[pa.BinaryArray]:
+    """The version and the pieces as rows; those of fixed width that follow each other are made one."""
+    waiting: list[_Piece] = [bytes([KEY_VERSION])]
     for piece in pieces:
-        if isinstance(piece, np.ndarray):
+        if isinstance(piece, (bytes, np.ndarray)):
             waiting.append(piece)
             continue
-        yield packing.from_matrix(np.concatenate(waiting, axis=1))
+        yield packing.from_matrix(_side_by_side(waiting))
         yield piece
         waiting = []
     if waiting:
-        yield packing.from_matrix(np.concatenate(waiting, axis=1))
+        yield packing.from_matrix(_side_by_side(waiting))
+
+
+def _side_by_side(pieces: Sequence[_Piece]) -> NDArray[np.uint8]:
+    """A line of bytes for each row. numpy writes fields of a record in one call each, whatever their alignment."""
+    kind, constants = _record(tuple(piece if isinstance(piece, bytes) else piece.dtype for piece in pieces))
+    words = [piece for piece in pieces if isinstance(piece, np.ndarray)]
+    records = np.empty(len(words[0]), dtype=kind)
+    for name, constant in constants:
+        records[name] = constant
+    for number, piece in enumerate(words):
+        records[f"w{number}"] = piece
+    lines: NDArray[np.uint8] = records.view(np.uint8).reshape(len(records), kind.itemsize)
+    return lines
+
+
+@lru_cache(maxsize=256)
+def _record(pieces: tuple[bytes | np.dtype[Any], ...]) -> tuple[np.dtype[Any], list[tuple[str, int]]]:
+    """The record type of pieces, and the bytes that are the same in every row."""
+    fields: list[tuple[str, Any]] = []
+    constants: list[tuple[str, int]] = []
+    words = 0
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            constants.append((f"c{len(constants)}", piece[0]))
+            fields.append((constants[-1][0], np.uint8))
+        else:
+            fields.append((f"w{words}", piece))
+            words += 1
+    return np.dtype(fields), constants
 
 
 def _check_lengths(keys: pa.BinaryArray, arrays: Sequence[pa.Array], names: Sequence[str]) -> None:
@@ -202,10 +232,10 @@ def _even_hashes(keys: NDArray[np.uint8], seed: np.uint64) -> NDArray[np.uint64]
     count, length = keys.shape
     padded = np.zeros((count, -(-length // 8) * 8), dtype=np.uint8)
     padded[:, :length] = keys
-    state = _hash_start(np.full(count, length, dtype=np.uint64), seed)
+    state: NDArray[np.uint64] | np.uint64 = np.uint64(length * int(_HASH_LENGTH) & _ALL_BITS_INT) ^ seed
     for words in padded.view("<u8").T:
         state = _hash_step(state, words)
-    return state
+    return state if isinstance(state, np.ndarray) else np.full(count, state)
 
 
 def _ragged_hashes(keys: pa.BinaryArray, seed: np.uint64) -> NDArray[np.uint64]:
@@ -230,7 +260,7 @@ def _hash_start(lengths: NDArray[np.uint64], seed: np.uint64) -> NDArray[np.uint
     return lengths * _HASH_LENGTH ^ seed
 
 
-def _hash_step(state: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _hash_step(state: NDArray[np.uint64] | np.uint64, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = state ^ words
     mixed *= _HASH_WORD
     mixed ^= mixed >> _HASH_HALF

@@ -19,6 +19,7 @@ from featurestore.dtypes import DType, List, Vector
 from featurestore.errors import StoreError
 from featurestore.field import Field
 from featurestore.online import packing
+from featurestore.online.decoded_columns import BlockLine, DecodedColumns, WordBlock, packed_bits, value_buffer
 from featurestore.online.order_keys import OrderKeys
 from featurestore.online.row_layout import (
     CODEC_VERSION,
@@ -44,8 +45,15 @@ class DecodedRows:
     """Zeros where not found."""
     schema_ids: NDArray[np.int64]
     """With which schema each row was written; 0 where not found."""
-    columns: tuple[pa.Array, ...]
-    """One a wanted field, in canonical Arrow types; null where not found."""
+    blank: NDArray[np.bool_]
+    """Whether every wanted field is null; of no meaning where not found."""
+    decoded: DecodedColumns
+    """One column a wanted field; null where not found."""
+
+    @property
+    def columns(self) -> tuple[pa.Array, ...]:
+        """The columns in canonical Arrow types."""
+        return self.decoded.arrays
 
 
 class RowDecoder:
@@ -76,16 +84,16 @@ class RowDecoder:
         schema_ids = np.zeros(count, dtype=np.int64)
         schema_ids[:] = heads[:, SCHEMA_ID_AT:PREFIX_BYTES].view("<u4")[:, 0]
         if _all_alike(heads[:, VERSION_AT:PREFIX_BYTES]):
-            columns = self._decoder(heads[0]).decode(packed, found)
+            columns, blank = self._decoder(heads[0]).decode(packed, found)
         else:
-            columns = self._decode_mixed(rows, heads, found)
+            columns, blank = self._decode_mixed(rows, heads, found)
         schema_ids[~found] = 0
-        return DecodedRows(found=found, order=OrderKeys.read_from(heads), schema_ids=schema_ids, columns=columns)
+        return DecodedRows(found, OrderKeys.read_from(heads), schema_ids, blank, columns)
 
     def _nothing(self) -> DecodedRows:
-        none = np.zeros(0, dtype=np.int64)
-        columns = tuple(pa.array([], arrow_type(field.dtype)) for field in self._wanted)
-        return DecodedRows(np.zeros(0, dtype=np.bool_), OrderKeys(none, none, none), none, columns)
+        none, nowhere = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
+        columns = DecodedColumns.of([pa.array([], arrow_type(field.dtype)) for field in self._wanted])
+        return DecodedRows(nowhere, OrderKeys(none, none, none), none, nowhere, columns)
 
     def _stand_in(self, rows: pa.BinaryArray, found: NDArray[np.bool_]) -> pa.BinaryScalar:
         """A row of nulls to decode in place of absent rows, of the schema of the first present row."""
@@ -114,7 +122,7 @@ class RowDecoder:
 
     def _decode_mixed(
         self, rows: pa.BinaryArray, heads: NDArray[np.uint8], found: NDArray[np.bool_]
-    ) -> tuple[pa.Array, ...]:
+    ) -> tuple[DecodedColumns, NDArray[np.bool_]]:
         """Rows of several schemas, schema by schema, back in their order."""
         tags = heads[:, VERSION_AT:PREFIX_BYTES].astype(np.int64) @ (1 << np.arange(0, 40, 8))
         groups = [np.flatnonzero(tags == tag) for tag in np.unique(tags)]
@@ -122,8 +130,10 @@ class RowDecoder:
             self._decoder(heads[group[0]]).decode(_Packed.of(rows.take(pa.array(group))), found[group])
             for group in groups
         ]
-        places = pa.array(np.argsort(np.concatenate(groups)))
-        return tuple(pa.concat_arrays(pieces).take(places) for pieces in zip(*parts, strict=True))
+        places = np.argsort(np.concatenate(groups))
+        arrays = zip(*(columns.arrays for columns, _ in parts), strict=True)
+        columns = DecodedColumns.of([pa.concat_arrays(pieces).take(pa.array(places)) for pieces in arrays])
+        return columns, np.concatenate([blank for _, blank in parts])[places]
 
 
 _WAY_OUT = "publish the view again with --repair, or check which program writes to this store"
@@ -164,8 +174,8 @@ class _Output:
     positions: tuple[int, ...]
 
 
-class _WordBlock:
-    """All wanted `word` cells of one width, decoded together: one line a field, then cut into columns."""
+class _BlockLayout:
+    """All wanted `word` cells of one width, decoded together: one line a field."""
 
     def __init__(self, width: int, outputs: Sequence[_Output]) -> None:
         self._word = f"<u{width}"
@@ -174,26 +184,14 @@ class _WordBlock:
         for run in word_runs([output.cell for output in outputs]):
             self._runs.append((run.offset, run.end, lines, lines + len(run.cells)))
             lines += len(run.cells)
-        self._lines = lines
         self._fields = np.array([output.cell.index for output in outputs])
-        self._types = list(dict.fromkeys(output.type for output in outputs))
-        self._cuts = [
-            (position, self._types.index(output.type), line)
-            for line, output in enumerate(outputs)
-            for position in output.positions
-        ]
+        self._lines = tuple(BlockLine(output.type, output.positions) for output in outputs)
 
-    def decode_into(self, columns: list[pa.Array], payload: NDArray[np.uint8], nulls: NDArray[np.uint8] | None) -> None:
-        count = len(payload)
-        words = np.empty((self._lines, count), dtype=self._word)
+    def read(self, payload: NDArray[np.uint8], nulls: NDArray[np.bool_] | None) -> WordBlock:
+        words = np.empty((len(self._lines), len(payload)), dtype=self._word)
         for start, end, first, last in self._runs:
             words[first:last] = payload[:, start:end].view(self._word).T
-        validity = None if nulls is None else _packed_bits(nulls[:, self._fields].T == 0)
-        total = self._lines * count
-        # Each array reads the whole block as its type and is cut only where the block holds that type.
-        blocks = [pa.Array.from_buffers(kind, total, [validity, _value_buffer(words, kind)]) for kind in self._types]
-        for position, block, line in self._cuts:
-            columns[position] = blocks[block].slice(line * count, count)
+        return WordBlock(self._lines, words, None if nulls is None else nulls[:, self._fields].T)
 
 
 class _SchemaDecoder:
@@ -212,30 +210,37 @@ class _SchemaDecoder:
         outputs = _outputs(cells, wanted)
         words = [output for output in outputs if output.cell.kind == "word"]
         widths = sorted({output.cell.width for output in words})
-        self._blocks = [_WordBlock(width, [o for o in words if o.cell.width == width]) for width in widths]
+        self._blocks = [_BlockLayout(width, [o for o in words if o.cell.width == width]) for width in widths]
         self._wide = [output for output in outputs if output.cell.kind == "wide"]
         self._slotted = [output for output in outputs if output.cell.kind == "slots"]
         self._end_offsets = [
             cell.offset + END_BYTES * number for cell in self._layout.slot_cells for number in range(cell.slots)
         ]
+        self._fields = np.array([output.cell.index for output in outputs], dtype=np.intp)
+        self._never_blank = any(default.is_valid for _, default in self._absent)
         self.null_row = _null_row(schema_id, self._layout)
 
-    def decode(self, packed: _Packed, found: NDArray[np.bool_]) -> tuple[pa.Array, ...]:
+    def decode(self, packed: _Packed, found: NDArray[np.bool_]) -> tuple[DecodedColumns, NDArray[np.bool_]]:
+        """The columns, and which rows have no value in any of them."""
         payload, slots = self._sections(packed)
         bitmap = payload[:, : self._layout.bitmap_bytes]
-        nulls = np.unpackbits(bitmap, axis=1, bitorder="little") if bool(bitmap.any()) else None
-        columns: list[pa.Array] = [None] * self._wanted_count
-        for block in self._blocks:
-            block.decode_into(columns, payload, nulls)
+        nulls = np.unpackbits(bitmap, axis=1, bitorder="little").view(np.bool_) if bool(bitmap.any()) else None
+        others: dict[int, pa.Array] = {}
         for output in self._wide:
-            _put(columns, output, _wide_column(payload, output, _validity(nulls, output.cell)))
+            _put(others, output, _wide_column(payload, output, _validity(nulls, output.cell)))
         for output in self._slotted:
             first = output.cell.first_slot
             values = slots[first : first + output.cell.slots]
-            _put(columns, output, _slot_column(values, output, _validity(nulls, output.cell)))
+            _put(others, output, _slot_column(values, output, _validity(nulls, output.cell)))
         for position, default in self._absent:
-            columns[position] = _default_column(default, found)
-        return tuple(columns)
+            others[position] = _default_column(default, found)
+        blocks = [block.read(payload, nulls) for block in self._blocks]
+        return DecodedColumns(self._wanted_count, blocks, others), self._blank(nulls, len(payload))
+
+    def _blank(self, nulls: NDArray[np.bool_] | None, count: int) -> NDArray[np.bool_]:
+        if self._never_blank or (nulls is None and len(self._fields)):
+            return np.zeros(count, dtype=np.bool_)
+        return np.ones(count, dtype=np.bool_) if nulls is None else np.all(nulls[:, self._fields], axis=1)
 
     def _sections(self, packed: _Packed) -> tuple[NDArray[np.uint8], list[pa.BinaryArray]]:
         """The fixed part of every payload as a matrix, and the slots of the variable section."""
@@ -296,29 +301,20 @@ def _outputs(cells: Mapping[str, Cell], wanted: Sequence[Field]) -> list[_Output
     return sorted(chosen, key=lambda output: output.cell.offset)
 
 
-def _put(columns: list[pa.Array], output: _Output, column: pa.Array) -> None:
+def _put(columns: dict[int, pa.Array], output: _Output, column: pa.Array) -> None:
     for position in output.positions:
         columns[position] = column
 
 
-def _packed_bits(bits: NDArray[np.bool_] | NDArray[np.uint8]) -> pa.Buffer:
-    return pa.py_buffer(np.packbits(bits.ravel(), bitorder="little"))
-
-
-def _validity(nulls: NDArray[np.uint8] | None, cell: Cell) -> pa.Buffer | None:
-    return None if nulls is None else _packed_bits(nulls[:, cell.index] == 0)
-
-
-def _value_buffer(values: NDArray[np.generic], kind: pa.DataType) -> pa.Buffer:
-    """Contiguous values as the data buffer of an Arrow type: booleans are packed eight to a byte."""
-    return _packed_bits(values.view(np.uint8)) if pa.types.is_boolean(kind) else pa.py_buffer(values)
+def _validity(nulls: NDArray[np.bool_] | None, cell: Cell) -> pa.Buffer | None:
+    return None if nulls is None else packed_bits(~nulls[:, cell.index])
 
 
 def _element_array(element: DType, data: NDArray[np.uint8]) -> pa.Array:
     """Values of fixed width from their bytes."""
     kind, width = arrow_type(element), value_width(element)
     assert width is not None
-    return pa.Array.from_buffers(kind, len(data) // width, [None, _value_buffer(data, kind)])
+    return pa.Array.from_buffers(kind, len(data) // width, [None, value_buffer(data, kind)])
 
 
 def _wide_column(payload: NDArray[np.uint8], output: _Output, validity: pa.Buffer | None) -> pa.Array:

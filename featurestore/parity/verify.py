@@ -7,6 +7,8 @@ entity that differs is read once more before it counts, since a publish may run 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +20,9 @@ from featurestore.clock import from_us, timedelta_us
 from featurestore.compiler.latest_rows import LatestRows
 from featurestore.compiler.names import EVENT
 from featurestore.errors import ParityError
-from featurestore.ingest.projection import Projection
+from featurestore.ingest.projection import PACK_ROWS, Projection, RowDigests
 from featurestore.online.base import OnlineStore
-from featurestore.online.keys import BUCKETS, decode_key, first_buckets, key_hash
+from featurestore.online.keys import BUCKETS, bucket_of_hash, decode_key, first_buckets, key_hash
 from featurestore.online.order_keys import OrderKeys
 from featurestore.parity.report import (
     DIFFERENT,
@@ -52,7 +54,7 @@ class Verifier:
     sample: int | None = None
 
     def verify(self, state: PublishState | None, now_us: int) -> ViewParity:
-        """Compare the view; streaming, with 40 bytes of memory an entity. ParityError while a repair is unfinished."""
+        """Compare the view; streaming, with 64 bytes of memory an entity. ParityError while a repair is unfinished."""
         view, offline = self.reader.view, self.reader.offline
         parity = ViewParity(view=view.ref)
         if state is not None and state.repairing:
@@ -64,13 +66,17 @@ class Verifier:
             self._count_pending(parity, state, now_us)
             # Never published: nothing is expected, and whatever stands online is extra.
             query = self._query(0, now_us) if state is None else self._query(state.position, state.horizon_us)
-            projection = Projection(query, offline, self.reader.encoder, self.batch_rows)
-            parity.entities = len(projection)
-            limit = projection.cut(self.sample)
-            parity.compared = len(projection)
+            with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
+                # Both sides are read at the same time, unless the sample has yet to tell which buckets are looked at.
+                whole = pool.submit(self._online_digests) if self.sample is None else None
+                projection = Projection(query, offline, self.reader.encoder, self.batch_rows)
+                parity.entities = len(projection)
+                limit = projection.cut(self.sample)
+                parity.compared = len(projection)
+                online = self._online_digests(limit) if whole is None else whole.result()
             if state is not None and state.published_to_us is not None:
                 parity.position, parity.horizon_us = state.position, state.horizon_us
-            self._compare(projection, limit, parity, now_us)
+            self._compare(projection, online, parity, now_us)
         return parity
 
     def _count_pending(self, parity: ViewParity, state: PublishState | None, now_us: int) -> None:
@@ -98,27 +104,35 @@ class Verifier:
             horizon_from_us=since.horizon_us if since else None,
         )
 
-    def _compare(self, projection: Projection, limit: np.uint64 | None, parity: ViewParity, now_us: int) -> None:
+    def _online_digests(self, limit: np.uint64 | None = None) -> RowDigests:
+        buckets = range(BUCKETS) if limit is None else first_buckets(limit)
+        return RowDigests.of(self.online.scan(self.reader.view.ref, min(self.batch_rows, PACK_ROWS), buckets)).below(
+            limit
+        )
+
+    def _compare(self, projection: Projection, online: RowDigests, parity: ViewParity, now_us: int) -> None:
         seen = np.zeros(len(projection), dtype=bool)
         settled = np.zeros(len(projection), dtype=bool)
-        strange: list[pa.BinaryArray] = []
-        buckets = range(BUCKETS) if limit is None else first_buckets(limit)
-        for keys, rows in self.online.scan(self.reader.view.ref, self.batch_rows, buckets):
-            if limit is not None:
-                inside = pa.array(key_hash(keys) < limit)
-                keys, rows = keys.filter(inside), rows.filter(inside)
-            scanned = projection.scanned(keys, rows)
-            seen[scanned.places[scanned.places >= 0]] = True
-            settled[scanned.places[scanned.equal]] = True
-            unknown = scanned.places < 0
-            if unknown.any():
-                strange.append(keys.filter(pa.array(unknown)))
+        compared = projection.compared(online)
+        unknown = compared.places < 0
+        seen[compared.places[~unknown]] = True
+        settled[compared.places[compared.equal]] = True
         gone = ~seen & projection.expired(now_us)
         parity.expired = int(np.count_nonzero(gone))
         parity.equal = int(np.count_nonzero(settled | gone))
         self._look_closer(projection, np.flatnonzero(~settled & ~gone), parity, now_us)
-        for keys in strange:
-            self._look_at_strange(keys, parity, now_us)
+        if unknown.any():
+            for keys in self._keys_of(online.hashes[unknown]):
+                self._look_at_strange(keys, parity, now_us)
+
+    def _keys_of(self, hashes: NDArray[np.uint64]) -> Iterator[pa.BinaryArray]:
+        """The online keys of these hashes; they were not kept, since there are hardly ever any to be looked for."""
+        buckets = bucket_of_hash(hashes)
+        around = range(int(buckets.min()), int(buckets.max()) + 1)
+        for keys, _ in self.online.scan(self.reader.view.ref, self.batch_rows, around):
+            wanted = np.isin(key_hash(keys), hashes)
+            if wanted.any():
+                yield keys.filter(pa.array(wanted))
 
     def _look_closer(self, projection: Projection, places: NDArray[np.int64], parity: ViewParity, now_us: int) -> None:
         """Read the entities at `places` once more, and tell what each differs in."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from featurestore.clock import Clock, to_us
@@ -29,6 +30,9 @@ from featurestore.registry.intents import (
     write_intent,
 )
 from featurestore.registry.plan import (
+    ALLOW_DATA_LOSS,
+    ALLOW_EMPTY,
+    ALLOW_IN_USE,
     AddColumns,
     CreateHistory,
     DropData,
@@ -38,6 +42,7 @@ from featurestore.registry.plan import (
     make_teardown,
     step_document,
 )
+from featurestore.registry.readers import RECENT, forget_view
 from featurestore.registry.registry import Registry
 from featurestore.registry.state import Lease, StateStore
 
@@ -94,14 +99,20 @@ def apply(
     clock: Clock,
     allow_empty: bool = False,
     allow_data_loss: bool = False,
+    allow_in_use: bool = False,
+    recent: timedelta = RECENT,
     wait_s: float = WAIT_S,
 ) -> ApplyResult:
-    """Make `definitions` effective. EvolutionError lists everything refused; StoreBusy names who applies already."""
+    """Make `definitions` effective. EvolutionError lists everything refused; StoreBusy names who applies already.
+
+    Readers seen within `recent` keep their views from removal, unless `allow_in_use`.
+    """
     with applying(state, wait_s) as lease:
         work = _Applier(registry, state, offline, online, clock, lease)
         finished = work.finish()
-        plan = make_plan(registry, state, definitions, offline.history_rows)
-        plan.check(allow_empty=allow_empty, allow_data_loss=allow_data_loss)
+        plan = make_plan(registry, state, definitions, offline.history_rows, recent)
+        flags = {ALLOW_EMPTY: allow_empty, ALLOW_DATA_LOSS: allow_data_loss, ALLOW_IN_USE: allow_in_use}
+        plan.check([flag for flag, passed in flags.items() if passed])
         return work.execute(plan, who, finished)
 
 
@@ -236,6 +247,7 @@ class _Applier:
         failpoint("apply.online_dropped")
         self.offline.drop_history(ref)
         failpoint("apply.history_dropped")
+        forget_view(self.state, ref)
         self.state.forget(ref)
 
     def _roll_back(self, intent: ApplyRecord) -> None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from featurestore.dtypes import FLOATS
 from featurestore.entity import Entity
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.fingerprint import definition_fingerprint, service_signature
+from featurestore.labels import LABELS
 from featurestore.registry.validate_field import lower_bound, upper_bound
 from featurestore.source import SqlSource
 from featurestore.view_rules import Reference, Volume
@@ -24,8 +26,8 @@ from featurestore.view_rules import Reference, Volume
 Impact = Literal["compatible", "signature", "breaking"]
 #: From harmless to harmful.
 IMPACTS: tuple[Impact, ...] = ("compatible", "signature", "breaking")
-
-_LABELS = ("description", "owner", "tags")
+#: What is left of a change that means nothing, as `gt=0` in place of `ge=1` on an integer.
+REWORDED = "the same in other words"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ def view_changes(applied: FeatureView, declared: FeatureView, schemas: Mapping[i
             changes += _field_changes(before, declared.fields[name], always=name in first)
     changes += [*_source_changes(applied, declared), *_promise_changes(applied, declared)]
     changes += _view_rule_changes(applied, declared)
-    return changes + list(_labels(applied, declared))
+    changes += _labels(applied, declared)
+    return changes or [Change(what=REWORDED)]
 
 
 def service_changes(
@@ -76,11 +79,21 @@ def service_changes(
     changes = []
     if before != after:
         changes.append(Change(what=f"signature changes: {_signature_words(applied, declared)}", impact="signature"))
-    elif applied.request_fields != declared.request_fields:
-        changes.append(Change(what="contract of request fields changes"))
+    changes += _request_changes(applied, declared)
     if applied.on_stale != declared.on_stale:
         changes.append(Change(what=f"on_stale {applied.on_stale} -> {declared.on_stale}"))
-    return changes + list(_labels(applied, declared))
+    changes += _labels(applied, declared)
+    reworded = definition_fingerprint(applied) != definition_fingerprint(declared)
+    return changes or ([Change(what=REWORDED)] if reworded else [])
+
+
+def _request_changes(applied: FeatureService, declared: FeatureService) -> Iterator[Change]:
+    """Rules that callers keep; names, types and order of request fields are part of the signature."""
+    after = {field.name: field for field in declared.request_fields}
+    for before in applied.request_fields:
+        if before.name in after and after[before.name].dtype == before.dtype:
+            for change in _field_changes(before, after[before.name], always=True):
+                yield Change(what=f"request {change.what}", impact=change.impact)
 
 
 # ------------------------------------------------------------------ keys and columns of a view
@@ -134,15 +147,14 @@ def _field_changes(before: Field, after: Field, *, always: bool) -> Iterator[Cha
             yield Change(what=f"{what}, which rewrites rows from before the field", impact="breaking")
     if before.on_violation != after.on_violation:
         yield Change(what=f"{name}: on_violation {before.on_violation} -> {after.on_violation}")
-    if any(getattr(before, label) != getattr(after, label) for label in ("description", "tags")):
-        yield Change(what=f"{name}: description or tags")
+    yield from _labels(before, after, f"{name}: ")
 
 
 def _rule_changes(before: Field, after: Field) -> Iterator[Change]:
     yield from _limit_change("lower bound", lower_bound(before), lower_bound(after), _lower_is_narrower)
     yield from _limit_change("upper bound", upper_bound(before), upper_bound(after), _upper_is_narrower)
     nan_before, nan_after = (not field.bounded or field.allow_nan for field in (before, after))
-    if nan_before != nan_after:
+    if nan_before != nan_after and before.dtype in FLOATS:
         yield _judged("NaN is allowed" if nan_after else "NaN is refused", narrower=not nan_after)
     yield from _allowed_change(before, after)
     if before.pattern != after.pattern:
@@ -205,10 +217,11 @@ def _source_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Cha
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield Change(what=f"source: {name} {old!r} -> {new!r}, which changes what time means", impact="breaking")
+    yield from _labels(before, after, "source: ")
     if type(before) is not type(after):
         yield Change(what=f"source becomes {'SQL' if isinstance(after, SqlSource) else 'a file'}")
         return
-    for name in ("path", "query", "inputs", "threads", "overlap", "lookback", "description"):
+    for name in ("path", "query", "inputs", "threads", "overlap", "lookback"):
         if getattr(before, name, None) != getattr(after, name, None):
             yield Change(what=f"source: {name}")
 
@@ -276,31 +289,40 @@ def _expected(value: object) -> str:
 # ------------------------------------------------------------------ words
 
 
-def _labels(applied: Any, declared: Any) -> Iterator[Change]:
-    for name in _LABELS:
+def _labels(applied: Any, declared: Any, prefix: str = "") -> Iterator[Change]:
+    for name in LABELS:
         if getattr(applied, name, None) != getattr(declared, name, None):
-            yield Change(what=name)
+            yield Change(what=f"{prefix}{name}")
 
 
 def _signature_words(applied: FeatureService, declared: FeatureService) -> str:
     """The chosen columns tell most; ttl, types and allowed values come with the view version."""
-    before, after = [_column_words(service) for service in (applied, declared)]
+    before, after = [_columns(service) for service in (applied, declared)]
     gone = [column for column in before if column not in after]
     fresh = [column for column in after if column not in before]
     words = [f"{_some(gone)} gone"] if gone else []
     words += [f"{_some(fresh)} new"] if fresh else []
-    if not words:
-        words = ["columns stand in another order"] if before != after else ["a column's type, values or fill"]
-    return ", ".join(words)
+    if not words and list(before) != list(after):
+        words = ["columns stand in another order"]
+    for column, fill in before.items():
+        if column in after and repr(fill) != repr(after[column]):
+            words.append(f"fill of {column} {_fill(fill)} -> {_fill(after[column])}")
+    return ", ".join(words) or "a column's type or allowed values"
 
 
-def _column_words(service: FeatureService) -> list[str]:
-    columns = [
-        f"{chosen.view}@{chosen.version}:{selected.field}" + (f" as {selected.alias}" if selected.alias else "")
+def _columns(service: FeatureService) -> dict[str, float | None]:
+    """The columns in words, and what fills each."""
+    columns = {
+        f"{chosen.view}@{chosen.version}:{selected.field}"
+        + (f" as {selected.alias}" if selected.alias else ""): selected.fill
         for chosen in service.selections
         for selected in chosen.fields
-    ]
-    return columns + [f"request:{field.name}" for field in service.request_fields]
+    }
+    return columns | {f"request:{field.name}": None for field in service.request_fields}
+
+
+def _fill(fill: float | None) -> str:
+    return "NaN" if fill is None else str(fill)
 
 
 def _keys(keys: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from featurestore.entity import Entity
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView, SelectedField, ViewSelection
 from featurestore.field import Field
+from featurestore.labels import LABELS
 from featurestore.registry.rules_document import rules_document, rules_from
 from featurestore.source import FileSource, Source, SqlSource
 
@@ -151,7 +152,7 @@ def source_document(source: Source) -> Document:
     document["timestamp_field"] = source.timestamp_field
     optional = {name: getattr(source, name) for name in ("created_timestamp_column", "timezone", "ambiguous")}
     document |= {name: value for name, value in optional.items() if value is not None}
-    return document | ({"description": source.description} if source.description else {})
+    return document | _labels(source)
 
 
 def source_from(document: Document) -> Source:
@@ -234,10 +235,9 @@ def encode_fill(fill: float) -> float | str:
     return fill if math.isfinite(fill) else str(fill)
 
 
-def _labels(definition: Entity | Field | FeatureView | FeatureService) -> Document:
-    labels = {name: getattr(definition, name, "") for name in ("description", "owner")}
-    document: Document = {name: value for name, value in labels.items() if value}
-    return document | ({"tags": dict(definition.tags)} if definition.tags else {})
+def _labels(definition: Entity | Field | FeatureView | FeatureService | Source) -> Document:
+    labels = {name: getattr(definition, name, "") for name in LABELS}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in labels.items() if value}
 
 
 def _types(keys: Mapping[str, DType]) -> list[Document]:

@@ -6,8 +6,9 @@ transaction, then data of removed views is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, ClassVar, Literal
 
 from featurestore.errors import EvolutionError
@@ -24,10 +25,12 @@ from featurestore.registry.diff import (
     worst,
 )
 from featurestore.registry.matrix_notes import matrix_notes
+from featurestore.registry.readers import RECENT, recent_readers
 from featurestore.registry.registry import Registry, Snapshot
 from featurestore.registry.state import StateStore
+from featurestore.registry.tier_notes import tier_notes
 
-ALLOW_EMPTY, ALLOW_DATA_LOSS = "--allow-empty", "--allow-data-loss"
+ALLOW_EMPTY, ALLOW_DATA_LOSS, ALLOW_IN_USE = "--allow-empty", "--allow-data-loss", "--allow-in-use"
 
 Kind = Literal["entity", "view", "service"]
 _KIND_WORDS: dict[Kind, str] = {"entity": "entity", "view": "feature view", "service": "feature service"}
@@ -120,49 +123,75 @@ class Plan:
     target: Definitions
     notes: tuple[str, ...] = ()
 
-    def refusals(self, *, allow_empty: bool = False, allow_data_loss: bool = False) -> list[str]:
-        """Why apply refuses, one text for each step it would not do."""
-        allowed = {ALLOW_EMPTY: allow_empty, ALLOW_DATA_LOSS: allow_data_loss}
+    def refusals(self, allowed: Collection[str] = ()) -> list[str]:
+        """Why apply refuses, one text for each step it would not do; `allowed` holds flags that were passed."""
         return [text for step in self.steps for text in _refusals(step, allowed)]
 
-    def check(self, *, allow_empty: bool = False, allow_data_loss: bool = False) -> None:
+    def check(self, allowed: Collection[str] = ()) -> None:
         """EvolutionError that lists every refused step."""
-        if refused := self.refusals(allow_empty=allow_empty, allow_data_loss=allow_data_loss):
+        if refused := self.refusals(allowed):
             raise EvolutionError("\n  ".join(["apply refuses, and changed nothing:", *refused]))
 
 
-def _refusals(step: Step, allowed: Mapping[str, bool]) -> Iterator[str]:
+def _refusals(step: Step, allowed: Collection[str]) -> Iterator[str]:
     if isinstance(step, Update) and step.impact == "breaking":
         breaks = "; ".join(change.what for change in step.changes if change.impact == "breaking")
         yield f"{step.subject} {step.name}: {breaks}; {step.way_out}"
-    if step.needs and not allowed[step.needs]:
+    if step.needs and step.needs not in allowed:
         yield f"{step.subject} {step.name}: {step.reason}; {step.way_out}"
 
 
-def make_plan(registry: Registry, state: StateStore, declared: Definitions, history_rows: Callable[[str], int]) -> Plan:
-    """The steps to `declared`. `history_rows` counts rows of a history; it is asked for removed views only."""
-    snapshot = registry.snapshot()
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a plan asks beside the definitions. By default every view holds data, and nobody was seen reading."""
+
+    #: Rows of a view's history, asked for removed views only; None: not known.
+    history_rows: Callable[[str], int | None] = lambda ref: None
+    #: Whether the view was ever published.
+    published: Callable[[str], bool] = lambda ref: True
+    #: Who reads the view beside the applied services, in words.
+    readers: Callable[[str], Sequence[str]] = lambda ref: ()
+
+
+def make_plan(
+    registry: Registry,
+    state: StateStore,
+    declared: Definitions,
+    history_rows: Callable[[str], int],
+    recent: timedelta = RECENT,
+) -> Plan:
+    """The steps from what is applied to `declared`; readers seen within `recent` hold their views."""
+
+    def readers(ref: str) -> list[str]:
+        seen = recent_readers(state, recent)
+        return [str(reader) for reader in seen if ref in reader.views]
 
     def published(ref: str) -> bool:
         return state.publish_state(ref) is not None
 
+    around = Surroundings(history_rows=history_rows, published=published, readers=readers)
+    return plan_between(registry.snapshot(), declared, around)
+
+
+def plan_between(snapshot: Snapshot, declared: Definitions, around: Surroundings | None = None) -> Plan:
+    """The steps from `snapshot` to `declared`. `around` None: no access, so what is applied is taken for published."""
+    around = around or Surroundings(published=lambda ref: ref in snapshot.definitions.views)
     steps = [
         *_history_steps(snapshot, declared),
         *_entity_steps(snapshot, declared),
         *_view_steps(snapshot, declared),
-        *_service_steps(snapshot, declared, published),
-        *_removals(snapshot, declared, history_rows),
+        *_service_steps(snapshot, declared, around.published),
+        *_removals(snapshot, declared, around),
     ]
-    return Plan(steps=tuple(steps), target=declared, notes=matrix_notes(declared))
+    return Plan(steps=tuple(steps), target=declared, notes=(*matrix_notes(declared), *tier_notes(declared)))
 
 
 def make_teardown(registry: Registry, history_rows: Callable[[str], int]) -> Plan:
     """The steps that remove everything."""
     nothing = Definitions()
-    steps = [
-        replace(step, way_out="", needs="")
-        for step in _removals(registry.snapshot(), nothing, history_rows, "teardown")
-    ]
+    around = Surroundings(history_rows=history_rows)
+    removals = _removals(registry.snapshot(), nothing, around, "teardown")
+    steps = [replace(step, way_out="", needs="", reason=step.reason.partition("; ")[0]) for step in removals]
     return Plan(steps=tuple(steps), target=nothing)
 
 
@@ -218,14 +247,16 @@ def _service_steps(snapshot: Snapshot, declared: Definitions, published: Callabl
             continue
         signatures = (snapshot.signatures[name], service_signature(service, declared.views))
         changes = service_changes(applied[name], service, declared.views, signatures)
-        if not changes and definition_fingerprint(applied[name]) == definition_fingerprint(service):
+        if not changes:
             continue
         empty = [ref for ref in _refs(service) if ref not in _refs(applied[name]) and not published(ref)]
-        yield _service_update(name, changes or [Change(what="definition")], empty)
+        yield _service_update(name, changes, empty)
 
 
 def _service_update(name: str, changes: list[Change], empty: list[str]) -> Update:
     way_out = "models and clients that bind to it must bind anew"
+    if any(change.impact == "breaking" for change in changes):
+        way_out = "declare a feature service of another name beside it, and move its callers there"
     if empty:
         changes = [*changes, Change(what=f"{', '.join(empty)} never published, so its features would be NOT_FOUND")]
         views = " ".join(empty)
@@ -257,26 +288,55 @@ def _refs(service: FeatureService) -> list[str]:
 
 
 def _removals(
-    snapshot: Snapshot, declared: Definitions, history_rows: Callable[[str], int], why: str = "no longer declared"
+    snapshot: Snapshot, declared: Definitions, around: Surroundings, why: str = "no longer declared"
 ) -> Iterator[Step]:
     applied = snapshot.definitions
     for name in sorted(set(applied.services) - set(declared.services)):
         way_out = "clients that still ask for it get an error"
         yield Remove(kind="service", name=name, reason=why, impact="signature", way_out=way_out)
-    gone = sorted(set(applied.views) - set(declared.views))
-    for ref in gone:
-        yield Remove(kind="view", name=ref, reason=why)
+    rows = {ref: around.history_rows(ref) for ref in sorted(set(applied.views) - set(declared.views))}
+    for ref, count in rows.items():
+        users = _users(snapshot, ref, around) if count != 0 or around.published(ref) else []
+        yield _view_removal(ref, why, users)
     for name in sorted(set(applied.entities) - set(declared.entities)):
         yield Remove(kind="entity", name=name, reason=why)
-    for ref in gone:
-        rows = history_rows(ref)
-        yield DropData(
-            name=ref,
-            reason=f"its history holds {rows} rows" if rows else "its history holds no rows",
-            impact="breaking" if rows else "compatible",
-            way_out=f"keep the view declared, or pass {ALLOW_DATA_LOSS}" if rows else "",
-            needs=ALLOW_DATA_LOSS if rows else "",
-        )
+    for ref, count in rows.items():
+        yield _data_drop(ref, count)
+
+
+def _users(snapshot: Snapshot, ref: str, around: Surroundings) -> list[str]:
+    """Who would miss the view. An applied service counts even if it goes too: running servers still answer by it."""
+    services = sorted(name for name, service in snapshot.definitions.services.items() if ref in _refs(service))
+    return [*(f"feature service {name}" for name in services), *around.readers(ref)]
+
+
+def _view_removal(ref: str, why: str, users: Sequence[str]) -> Remove:
+    if not users:
+        return Remove(kind="view", name=ref, reason=why)
+    return Remove(
+        kind="view",
+        name=ref,
+        reason=f"{why}; in use by {_listed(users)}",
+        impact="breaking",
+        way_out=f"keep it declared until applied services and readers have left it, or pass {ALLOW_IN_USE}",
+        needs=ALLOW_IN_USE,
+    )
+
+
+def _listed(users: Sequence[str], shown: int = 5) -> str:
+    return ", ".join(users[:shown]) + (f" and {len(users) - shown} more" if len(users) > shown else "")
+
+
+def _data_drop(ref: str, rows: int | None) -> DropData:
+    if rows == 0:
+        return DropData(name=ref, reason="its history holds no rows")
+    return DropData(
+        name=ref,
+        reason="its history may hold rows" if rows is None else f"its history holds {rows} rows",
+        impact="breaking",
+        way_out=f"keep the view declared, or pass {ALLOW_DATA_LOSS}",
+        needs=ALLOW_DATA_LOSS,
+    )
 
 
 def step_document(step: Step, target: Definitions) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
 
 #: Every revision of the tables, oldest first; the last one is what this code reads and writes.
-REVISIONS = ("v0001", "v0002")
+REVISIONS = ("v0001", "v0002", "v0003")
 
 metadata = MetaData()
 
@@ -159,4 +159,19 @@ cursors = Table(
     Column("project", String(64), primary_key=True),
     Column("view", String(128), primary_key=True),
     Column("cursor", Text, nullable=False),
+)
+
+#: Who read which views, and when last. `views` is a JSON list of refs; see `readers.py` for the kinds.
+readers = Table(
+    "readers",
+    metadata,
+    Column("project", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("views", Text, nullable=False),
+    Column("seen_at_us", BigInteger, nullable=False),
+    Column("service", String(128), nullable=False),
+    Column("signature", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
 )

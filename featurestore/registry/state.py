@@ -240,11 +240,11 @@ class StateStore:
     def _log(self, connection: Connection, record: PublishRecord) -> None:
         connection.execute(insert(publish_log).values(project=self.project, **asdict(record)))
 
-    def publish_log(self, ref: str) -> list[PublishRecord]:
-        """Every publish, push batch and repair of the view, in the order of their commits."""
+    def publish_log(self, ref: str, last: int | None = None) -> list[PublishRecord]:
+        """Every publish, push batch and repair of the view, or the `last` ones, in the order of their commits."""
         with self.database.read() as connection:
-            query = select(publish_log).where(self._mine(publish_log, ref)).order_by(publish_log.c.id)
-            rows = connection.execute(query).mappings().all()
+            query = select(publish_log).where(self._mine(publish_log, ref)).order_by(publish_log.c.id.desc())
+            rows = connection.execute(query.limit(last)).mappings().all()[::-1]
         return [PublishRecord(**{k: v for k, v in row.items() if k not in ("id", "project")}) for row in rows]
 
     # -------------------------------------------------------------- leases

@@ -20,11 +20,15 @@ from featurestore.dtypes import (
     is_numeric,
 )
 from featurestore.field import Field
+from featurestore.labels import TIERS
 from featurestore.registry.names import column_fault
 from featurestore.registry.values import value_fault
 from featurestore.view_rules import ON_VIOLATION
 
 Fault = tuple[str, str]
+
+#: Links are shown to everybody, so they carry no user name and no password.
+_ADDRESS = re.compile(r"https?://[^\s/?#@]+([/?#]\S*)?")
 
 LOWER, UPPER = ("ge", "gt"), ("le", "lt")
 _TYPES = "Bool, Int32, Int64, Float32, Float64, String, Bytes, Timestamp, Date, Decimal(p, s), List(t) or Vector(t, n)"
@@ -62,13 +66,28 @@ def field_faults(field: Field) -> Iterator[Fault]:
 
 
 def label_faults(definition: Any) -> Iterator[Fault]:
-    """What is wrong with description, owner and tags."""
+    """What is wrong with the labels."""
     for name in ("description", "owner"):
         if not isinstance(getattr(definition, name, ""), str):
             yield f"{name}={getattr(definition, name)!r} is not a text", f'write {name}="..."'
+    tier = getattr(definition, "tier", "")
+    if tier != "" and tier not in TIERS:
+        yield f"tier={tier!r} is unknown", f"choose {', '.join(map(repr, TIERS))}, or leave it out"
     tags = getattr(definition, "tags", {})
     if not isinstance(tags, Mapping) or not all(isinstance(text, str) for pair in tags.items() for text in pair):
         yield f"tags={tags!r} does not map texts to texts", 'write tags={"team": "weather"}'
+    yield from _link_faults(getattr(definition, "links", {}))
+
+
+def _link_faults(links: Any) -> Iterator[Fault]:
+    way_out = 'write links={"runbook": "https://..."}'
+    if not isinstance(links, Mapping) or not all(isinstance(name, str) and name for name in links):
+        yield f"links={links!r} does not map names to addresses", way_out
+        return
+    for name, address in links.items():
+        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+            what = f"link {name!r} is {address!r}, which is not an http or https address without a login"
+            yield what, way_out
 
 
 def _bound_faults(field: Field) -> Iterator[Fault]:

@@ -12,25 +12,11 @@ from featurestore.errors import InputError, suggest
 from serving.inference._pb.inference import open_inference_pb2 as pb
 from serving.inference.loaded_version import LoadedVersion
 from serving.inference.shared_memory import Regions
-from serving.inference.tensors import DTYPES, Tensor, TensorSpec, datatype_of, from_raw, to_raw
+from serving.inference.tensors import CONTENTS, DTYPES, Tensor, TensorSpec, datatype_of, from_raw, to_raw
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
-_CONTENTS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
 
 
 def parsed(kind: type[AnyMessage], message: bytes) -> AnyMessage:
@@ -98,13 +84,13 @@ def _elements(
 
 
 def _typed(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, shape: Sequence[int], what: str) -> Tensor:
-    if spec.datatype not in _CONTENTS:
+    if spec.datatype not in CONTENTS:
         raise InputError(f"{what} is {spec.datatype}, which only travels in raw_input_contents; send it there")
-    values = getattr(tensor.contents, _CONTENTS[spec.datatype])
+    values = getattr(tensor.contents, CONTENTS[spec.datatype])
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if len(values) != count:
         raise InputError(
-            f"{what} has {len(values)} elements in {_CONTENTS[spec.datatype]}, shape {list(shape)} has {count}; "
+            f"{what} has {len(values)} elements in {CONTENTS[spec.datatype]}, shape {list(shape)} has {count}; "
             "send them all, in the field of their type, or use raw_input_contents"
         )
     if spec.datatype == "BYTES":

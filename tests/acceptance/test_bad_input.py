@@ -190,8 +190,8 @@ def test_a_view_with_history_is_not_dropped_unasked(inside: Run, store: Path) ->
     edit(store, SERVICES, (", stock]", "]"), ("import spending, stock", "import spending"))
     text = (store / VIEWS).read_text()
     (store / VIEWS).write_text(text[: text.index("stock = FeatureView(")].replace("customer, stock_item", "customer"))
-    assert_refused(inside, store, ["apply"], ["stock@1", "3 rows", "--allow-data-loss"])
-    inside(store, "apply", "--allow-data-loss").ok()
+    assert_refused(inside, store, ["apply"], ["stock@1", "3 rows", "--allow-data-loss", "--allow-in-use"])
+    inside(store, "apply", "--allow-data-loss", "--allow-in-use").ok()
     assert [view["feature_view"] for view in inside(store, "list", "feature-views", "--json").json] == ["spending@1"]
 
 

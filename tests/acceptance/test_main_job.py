@@ -125,12 +125,14 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "config": (["config"], 0),
     "plan": (["plan", "--sql"], 0),
     "plan --check": (["plan", "--check"], 0),
+    "registry export": (["registry", "export", "--out", "{out}/registry.json"], 0),
     "apply": (["apply"], 0),
     **{
         f"list {kind}": (["list", kind], 0)
         for kind in ("entities", "sources", "feature-views", "feature-services", "runs", "applies")
     },
     "describe entity": (["describe", "entity", "customer"], 0),
+    "describe source": (["describe", "source", "sources/stock"], 0),
     "describe feature-view": (["describe", "feature-view", "stock"], 0),
     "describe feature-service": (["describe", "feature-service", "basket"], 0),
     "describe apply": (["describe", "apply", "1"], 0),
@@ -175,7 +177,7 @@ def test_every_command_is_tried_with_json() -> None:
 
 def test_after_apply_there_is_nothing_to_plan_or_to_apply(inside: Run, store: Path) -> None:
     before = Contents.of(store)
-    assert inside(store, "plan", "--check").ok().out.startswith("nothing to do: what is declared is applied\n")
+    assert inside(store, "plan", "--unapplied").ok().out.startswith("nothing to do: what is declared is applied\n")
     assert inside(store, "apply").ok().out == "nothing to do: what is declared is applied (revision 1)\n"
     before.assert_kept(store)
 

@@ -66,6 +66,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     printed = shell(block_with("sh", "make demo"), folder)
     assert "bit-equal to a training set as of now" in printed
+    assert "7 break the contract; visibility widened to 15 miles, 6 replayed into history, 1 stays" in printed
     assert "0 differ" in printed
     return folder
 

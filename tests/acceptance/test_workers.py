@@ -18,6 +18,7 @@ import pytest
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
+from tests.acceptance.test_serve import served
 
 COMMAND = [sys.executable, "-m", "featurestore.cli.main"]
 NOW = "2024-05-01T20:00:00Z"
@@ -142,6 +143,17 @@ def test_workers_are_rolled_replaced_and_stopped_and_no_request_fails(repository
         assert process.wait(WAIT_S) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+def test_a_process_that_is_told_to_stop_and_another_at_its_port_fail_no_request(repository: Path) -> None:
+    """SIGTERM under load: what is under way is answered; what comes then finds the one that takes over."""
+    with served(repository) as (old, address), Load(address) as load:
+        load.goes_on()
+        old.send_signal(signal.SIGTERM)
+        assert old.wait(WAIT_S) == 0
+        with served(repository, "--port", address.rpartition(":")[2]):
+            load.goes_on()
+    assert load.failures == []
 
 
 def test_workers_end_when_their_supervisor_was_killed(repository: Path) -> None:

@@ -204,3 +204,28 @@ def test_a_join_on_event_time_alone_would_see_the_future_of_three_in_five_flight
         FROM departures d ASOF JOIN legs l ON d.tailnum = l.tailnum AND d.as_of >= l.dep_utc""") == [
         (325_815, 199_849, 199_596)  # rows with a leg; with one still in the air; with their own flight, label and all
     ]
+
+
+def test_rules_of_whole_rows_hold_for_the_real_rows(rows_of: Ask) -> None:
+    broken = [
+        ("previous_leg", "late <> (arr_delay_min > 15)"),
+        ("previous_leg", "arr_utc - dep_utc < INTERVAL 1 MINUTE OR leg_origin = leg_dest"),
+        ("previous_leg", "leg_origin NOT IN (SELECT origin FROM view_weather)"),
+        ("weather", "dew_point_f > temp_f"),
+    ]
+    for view, says in broken:
+        assert rows_of(f"SELECT count(*) FROM view_{view} WHERE {says}") == [(0,)], says
+
+
+def test_every_day_has_the_declared_volume_and_no_gap_is_longer(rows_of: Ask) -> None:
+    for view in (weather.weather, aircraft.previous_leg):
+        time = view.source.timestamp_field
+        days = [
+            n for (n,) in rows_of(f"SELECT count(*) FROM view_{view.name} GROUP BY {time}::DATE ORDER BY {time}::DATE")
+        ]
+        ((gap,),) = rows_of(
+            f"SELECT max(g) FROM (SELECT {time} - lag({time}) OVER (ORDER BY {time}) g FROM view_{view.name})"
+        )
+        assert view.volume is not None
+        assert (min(days[1:-1]) >= view.volume.at_least, max(days) <= view.volume.at_most) == (True, True)
+        assert gap <= view.largest_gap

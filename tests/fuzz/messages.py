@@ -24,6 +24,7 @@ _EDGES = [
 ]
 _TEXTS = [
     *("", "origin", "number", "id", "hour", "departures", "all_types"),
+    *("weather", "delays@2", "everything", "time", "temp", "wind", "sky"),
     *("weather:temp", "weather@9:temp", "weather@1:temp", "delays:busy", ":", "@", "\u00fc\0"),
 ]
 

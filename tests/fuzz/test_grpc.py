@@ -6,10 +6,12 @@ seeds that it names.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 
 import grpc
 import numpy as np
@@ -20,12 +22,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import serving.inputs
+from featurestore.arrow_types import arrow_type
 from featurestore.dtypes import DType
 from featurestore_client import FeatureClient, OnlineReply, calls
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from tests.fuzz.messages import requests
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import server
+from tests.unit.serving.world import EVERY_TYPE
 
 METHODS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["FeatureServing"].methods}
 FAULTS = {
@@ -57,12 +61,29 @@ def sound_lookups() -> list[Message]:
     return [pb.GetOnlineFeaturesRequest.FromString(call.message) for call in asked]
 
 
+def sound_pushes() -> list[Message]:
+    """Pushes that are taken, some of whose rows break the contract."""
+    time = [datetime(2013, 12, 1, 11, tzinfo=UTC)] * 3
+    weather = {"origin": ["JFK", "FUZ", None], "time": time, "temp": [1.5, None, 2.0], "wind": [0.1, math.nan, None]}
+    everything: dict[str, Any] = {"id": [7, 8, 9], "time": time}
+    arrays = {
+        name: pa.array(values[:3], arrow_type(field.dtype)) for field, values in EVERY_TYPE for name in (field.name,)
+    }
+    pushes = [
+        calls.push("weather", {**weather, "sky": ["clear", "hail", None]}),
+        calls.push("everything@1", {**everything, **arrays}),
+    ]
+    return [pb.PushRequest.FromString(call.message) for call in pushes]
+
+
 SOUND: dict[str, Sequence[Message]] = {
     "GetOnlineFeatures": sound_lookups(),
     "DescribeService": [
         pb.DescribeServiceRequest(service="departures"),
         pb.DescribeServiceRequest(feature_list=pb.FeatureList(features=["weather:temp", "delays:delay"])),
     ],
+    "Push": sound_pushes(),
+    "GetFreshness": [pb.GetFreshnessRequest(), pb.GetFreshnessRequest(views=["weather", "delays@2"])],
 }
 
 
@@ -71,7 +92,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over the small world, all real."""
     with (
         Backend.filled(tmp_path_factory.mktemp("backend")) as backend,
-        server(backend.engine()) as running,
+        server(backend.engine(), push=backend.push_door()) as running,
     ):
         yield running.target
 

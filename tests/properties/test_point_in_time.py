@@ -25,7 +25,7 @@ from tests.fix_offline import (
     times,
     value_columns,
 )
-from tests.fix_properties import thoroughly
+from tests.fix_properties import by_database
 from tests.oracle import Keys, Row, answer, status
 
 Asks = Sequence[tuple[Keys, int]]
@@ -59,7 +59,7 @@ def questions(draw: st.DrawFn) -> tuple[History, list[tuple[Keys, int]], int, st
     return history, asks, position, draw(st.sampled_from(["created", "created", "event"]))
 
 
-@thoroughly
+@by_database
 @given(question=questions(), few=st.booleans())
 def test_the_join_gives_what_the_double_loop_gives(
     store: OfflineStore, question: tuple[History, list[tuple[Keys, int]], int, str], few: bool

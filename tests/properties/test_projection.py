@@ -15,7 +15,7 @@ from featurestore.compiler.names import CREATED, EVENT, SCHEMA_ID, SEQUENCE
 from featurestore.offline.base import OfflineStore, Pending, history_schema
 from tests.fix_histories import History, arrive_all, histories, instants
 from tests.fix_offline import ENGINES, PROJECT, bits, opened_engine
-from tests.fix_properties import thoroughly
+from tests.fix_properties import by_database
 from tests.oracle import Keys, Row, answer, projection, visible_from
 
 State = dict[Keys, tuple[Any, ...]]
@@ -37,7 +37,7 @@ def publishes(draw: st.DrawFn) -> tuple[History, list[tuple[int, int]]]:
     return history, list(zip(positions, horizons, strict=True))
 
 
-@thoroughly
+@by_database
 @given(made=publishes(), knowledge=st.sampled_from(["created", "event"]))
 def test_increments_merge_to_the_state_whatever_the_split(
     store: OfflineStore, made: tuple[History, list[tuple[int, int]]], knowledge: str

@@ -21,7 +21,7 @@ from featurestore.ingest.source_batch import RowWindow, SourceBatch
 from featurestore.offline.base import OfflineStore
 from tests.fix_histories import History, arrive_all, views
 from tests.fix_offline import ENGINES, KEYS, PROJECT, VALUES, history_table, opened_engine, payload, values_of
-from tests.fix_properties import thoroughly
+from tests.fix_properties import by_database
 from tests.oracle import Row, arrive, projection
 
 ALWAYS_US = 253_402_300_799_999_999
@@ -65,7 +65,7 @@ def streams(draw: st.DrawFn) -> tuple[FeatureView, list[list[Row]]]:
     return view, [draw(st.lists(row, min_size=size, max_size=size)) for size in sizes]
 
 
-@thoroughly
+@by_database
 @given(stream=streams())
 def test_a_stream_of_batches_becomes_what_the_double_loop_says(
     store: OfflineStore, stream: tuple[FeatureView, list[list[Row]]]

@@ -15,20 +15,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import (
+    cold_start,
     flights,
+    gate,
     load,
     load_publish,
     lookup,
     machine,
+    many_views,
     measure,
     peer,
     point_in_time,
     postgres,
+    preload,
     publish,
     selective,
     servers,
     serving,
+    shedding,
     startup,
+    validate,
     verify,
     world,
 )
@@ -57,10 +63,33 @@ def figures(result: Result) -> dict[str, float]:
 # ------------------------------------------------------------------ each benchmark
 
 
+def test_gate_measures_its_share_of_a_load(setting: Setting) -> None:
+    assert len(figures(gate.run(setting))) == 2
+
+
 def test_startup_measures_import_and_help(setting: Setting) -> None:
     found = startup.run(setting)
 
     assert [one.required for one in found.measured] == [startup.IMPORT_S_MAX, startup.HELP_S_MAX]
+
+
+@pytest.mark.parametrize(
+    ("module", "demands"),
+    [
+        (shedding, [shedding.P99_MAX]),
+        (cold_start, [cold_start.P99_MAX]),
+        pytest.param(preload, [preload.READY_S_MAX], marks=pytest.mark.slow),
+        pytest.param(many_views, [], marks=pytest.mark.slow),
+    ],
+    ids=["shedding", "cold-start", "preload", "many-views"],
+)
+def test_a_worker_is_measured_against_what_is_asked_of_it(
+    setting: Setting, module: ModuleType, demands: list[float]
+) -> None:
+    found = module.run(setting)
+
+    assert len(found.measured) >= 4
+    assert [one.required for one in found.measured if one.required is not None] == demands
 
 
 @pytest.mark.parametrize(("module", "ratios"), [(point_in_time, 2), (selective, 4)], ids=["full", "selective"])
@@ -160,6 +189,10 @@ def test_verify_is_measured_on_both_online_stores_and_for_growth(setting: Settin
         for store in verify.STORES
         for what in ("verify 300", "verify 3,000", "time of ten times the rows")
     ]
+
+
+def test_validate_is_measured_with_its_peak_memory(setting: Setting) -> None:
+    assert list(figures(validate.run(setting))) == ["validate", "validate, peak memory"]
 
 
 def test_postgres_and_duckdb_give_one_training_set(setting: Setting) -> None:
@@ -303,5 +336,9 @@ def test_the_guide_names_every_benchmark_and_every_demand() -> None:
         *(f"{times:g}x" for times in serving.AGAINST_FEAST.values()),
         f"{serving.AGAINST_CONSTANT:g} of",
         f"{serving.WITH_CACHE:g} with the near cache",
+        f"{cold_start.P99_MAX:g}x",
+        f"{preload.READY_S_MAX:g} s",
+        f"{shedding.OVERLOAD:g} times",
+        f"{shedding.P99_MAX:g}x",
     }
     assert {demand for demand in demands if demand not in guide} == set()

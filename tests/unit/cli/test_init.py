@@ -26,7 +26,7 @@ def test_the_minimal_repository_can_be_applied_at_once(run, tmp_path: Path) -> N
     ]
     assert run("-C", root, "config", "--json").json["project"] == "my_shop"
     assert run("-C", root, "apply").code == 0
-    assert run("-C", root, "plan", "--check").code == 0
+    assert run("-C", root, "plan", "--unapplied").code == 0
     assert (root / "data" / "registry.db").is_file()
     assert "/data/" in (root / ".gitignore").read_text()
 

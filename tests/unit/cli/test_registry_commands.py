@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.registry.apply import applying
+from featurestore.registry.readers import record_reader
 from featurestore.registry.registry import open_state
 
 
@@ -33,13 +35,24 @@ def test_plan_changes_nothing(run, repository: Path) -> None:
     assert not (repository / "data" / "offline.duckdb").exists()
 
 
-def test_plan_check_tells_by_its_exit_code_whether_anything_would_change(run, repository: Path, declare) -> None:
-    assert run("-C", repository, "plan", "--check").code == 1
+def test_plan_unapplied_tells_by_its_exit_code_whether_anything_would_change(run, repository: Path, declare) -> None:
+    assert run("-C", repository, "plan", "--unapplied").code == 1
     run("-C", repository, "apply")
-    assert run("-C", repository, "plan", "--check").code == 0
+    assert run("-C", repository, "plan", "--unapplied").code == 0
     declare("hours=3", "hours=4")
     assert run("-C", repository, "plan").code == 0
-    assert run("-C", repository, "plan", "--check").code == 1
+    assert run("-C", repository, "plan", "--unapplied").code == 1
+
+
+def test_plan_check_fails_on_what_apply_would_refuse_and_on_nothing_else(run, repository: Path, declare) -> None:
+    assert run("-C", repository, "plan", "--check").code == 0
+    run("-C", repository, "apply")
+    declare("schema=[", 'schema=[Field(name="wind", dtype=Int32), ')
+    assert run("-C", repository, "plan", "--check").code == 0
+    declare("hours=3", "hours=4")
+    done = run("-C", repository, "plan", "--check")
+    assert done.code == 1
+    assert "declare the change as version=2 beside it" in done.out
 
 
 def test_plan_names_the_class_of_each_change_and_the_way_out_of_breaking_ones(run, repository: Path, declare) -> None:
@@ -193,3 +206,87 @@ def test_config_prints_settings_that_can_be_copied_into_the_file(run, repository
 def test_config_shows_what_the_environment_overrides(run, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEATURESTORE_SERVING_PORT", "7000")
     assert run("-C", repository, "config", "--json").json["serving"]["port"] == 7000
+
+
+# ------------------------------------------------------------------ a snapshot for CI
+
+
+def test_a_pull_request_is_checked_against_a_snapshot_without_registry_and_stores(
+    run, repository: Path, declare, tmp_path: Path
+) -> None:
+    run("-C", repository, "apply")
+    snapshot = tmp_path / "registry.json"
+    assert run("-C", repository, "registry", "export", "--out", snapshot).code == 0
+    assert run("-C", repository, "registry", "export").out == snapshot.read_text(encoding="utf-8")
+    shutil.rmtree(repository / "data")
+    against = ("plan", "--check", "--against", snapshot)
+
+    assert run("-C", repository, *against).out.startswith("nothing to do")
+    declare("schema=[", 'schema=[Field(name="wind", dtype=Int32), ')
+    assert run("-C", repository, *against).code == 0
+    declare("hours=3", "hours=4")
+    broken = run("-C", repository, *against)
+    assert broken.code == 1
+    assert "feature view weather@1: ttl 3:00:00 -> 4:00:00" in broken.out
+    assert not (repository / "data").exists()
+
+
+def test_a_removal_passes_the_check_with_the_flags_that_apply_asks_for(run, repository: Path, tmp_path: Path) -> None:
+    run("-C", repository, "apply")
+    run("-C", repository, "registry", "export", "--out", tmp_path / "r.json")
+    (repository / "definitions" / "flights.py").write_text("")
+    check = ("plan", "--check", "--against", tmp_path / "r.json", "--allow-empty")
+    refused = run("-C", repository, *check, "--json")
+    assert refused.code == 1
+    assert [text.rpartition(" ")[2] for text in refused.json["refused"]] == ["--allow-in-use", "--allow-data-loss"]
+    assert run("-C", repository, *check, "--allow-in-use", "--allow-data-loss").code == 0
+
+
+def test_a_snapshot_that_cannot_be_used_exits_2(run, repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"format": "featurestore-registry/9"}')
+    done = run("-C", repository, "plan", "--check", "--against", tmp_path / "r.json")
+    assert done.code == 2
+    assert "a snapshot of format 'featurestore-registry/9'" in done.err
+    assert run("-C", repository, "registry", "export", "--out", tmp_path / "none" / "r.json").code == 2
+
+
+# ------------------------------------------------------------------ what describe tells
+
+
+def test_describe_shows_contract_owner_and_readers_in_words(run, repository: Path, declare) -> None:
+    declare(
+        "ttl=timedelta(hours=3),",
+        'ttl=timedelta(hours=3), freshness=timedelta(hours=1), owner="ops", tier="critical", '
+        'links={"runbook": "https://wiki.example.com/weather"},',
+    )
+    run("-C", repository, "apply")
+    registry, state = open_state(repository / "data" / "registry.db", "shop")
+    signature = registry.signature("late")
+    record_reader(state, "service", "late", ["weather@1"], service="late", signature=signature)
+    record_reader(state, "model", "late_model", ["weather@1"], service="late", signature=signature, digest="d" * 64)
+    counts = {"weather@1": {"loaded": {"read": 9, "quarantined": 2, "warned": 0}, "published": None, "error": None}}
+    state.finish_run(state.start_run("materialize", ["weather@1"]).id, "succeeded", counts)
+    registry.close()
+
+    shown = run("-C", repository, "describe", "feature-view", "weather").out
+    for words in (
+        "links             runbook=https://wiki.example.com/weather",
+        "ttl               3h",
+        "temp   float64  <= 60.0",
+        "sky    string   one of clear",
+        "model            late_model",
+        "never published",
+    ):
+        assert words in shown, shown
+    view = run("-C", repository, "describe", "feature-view", "weather", "--json").json
+    assert [(row["kind"], row["name"], row["seen_at"] is None) for row in view["consumers"]] == [
+        ("feature service", "late", False),
+        ("model", "late_model", False),
+    ]
+    assert [(row["read"], row["quarantined"]) for row in view["last_breaches"]] == [(9, 2)]
+    assert view["freshness_record"]["broken"] is True
+    service = run("-C", repository, "describe", "feature-service", "late", "--json").json
+    assert [row["name"] for row in service["consumers"]] == ["late_model", "late"]
+    assert run("-C", repository, "describe", "source", "w.csv", "--json").json["feature_views"] == ["weather@1"]
+    assert run("-C", repository, "describe", "source", "weather", "--json").json["path"] == "w.csv"
+    assert run("-C", repository, "describe", "source", "v.csv").code == 2

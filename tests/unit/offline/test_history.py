@@ -35,7 +35,17 @@ from featurestore.errors import NotFoundError, StoreError
 from featurestore.offline.base import AppendCounts, ArrivedRows, OfflineStore, Pending
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.offline.quarantine import QUARANTINE_SCHEMA, Chosen
-from tests.fix_offline import ENGINES, PROJECT, VALUES, append, bits, history_table, make_view, opened_engine
+from tests.fix_offline import (
+    ENGINES,
+    PROJECT,
+    VALUES,
+    append,
+    assert_same_bits,
+    bits,
+    history_table,
+    make_view,
+    opened_engine,
+)
 from tests.oracle import Row
 
 DELAY = {"delay": Int64}
@@ -57,6 +67,19 @@ def latest(store: OfflineStore, view: FeatureView, at: int = 1000) -> pa.Table:
     query = LatestRows(project=PROJECT, view=view, position_to=store.position(view.ref), horizon_to_us=at)
     with store.latest(query, 1000) as reader:
         return reader.read_all().sort_by([(name, "ascending") for name in view.join_keys])
+
+
+def test_history_streams_all_its_rows_up_to_a_position(store: OfflineStore) -> None:
+    view = make_view("text")
+    store.ensure_history(view)
+    rows = [Row(keys=("a",), event=5, created=6, sequence=number, value=value) for number, value in enumerate(VALUES)]
+    append(store, view, rows[:-1])
+    position = store.position(view.ref)
+    append(store, view, rows[-1:])
+
+    with store.rows_up_to(view, position, 3) as reader:
+        streamed = reader.read_all().sort_by("_sequence")
+    assert_same_bits(streamed.drop_columns("_schema"), history_table(view, rows[:-1]))
 
 
 # ------------------------------------------------------------------ rule 6

@@ -107,7 +107,7 @@ COMPATIBLE: dict[str, FeatureView] = {
     "field sky: max_length moves (9 -> 10)": with_field(SKY, max_length=10),
     "field sky: min_length is dropped (2 -> none)": with_field(SKY, min_length=None),
     "field sky: on_violation None -> warn": with_field(SKY, on_violation="warn"),
-    "field sky: description or tags": with_field(SKY, description="x"),
+    "field sky: description": with_field(SKY, description="x"),
     "source: path": with_source(path="other.csv"),
     "source becomes SQL": replace(
         WEATHER,
@@ -232,7 +232,7 @@ SERVICES: dict[str, FeatureService] = {
         SERVICE, features=[WEATHER[["temp", "count"]].alias(temp="t")]
     ),
     "columns stand in another order": replace(SERVICE, features=[WEATHER[["count", "temp"]]]),
-    "a column's type, values or fill": replace(SERVICE, features=[WEATHER[["temp", "count"]].fill(temp=0.0)]),
+    "fill of weather@1:temp NaN -> 0.0": replace(SERVICE, features=[WEATHER[["temp", "count"]].fill(temp=0.0)]),
     "request:hour gone": replace(SERVICE, request_fields=[]),
 }
 
@@ -245,11 +245,29 @@ def test_changes_that_clients_must_bind_anew_for(what: str) -> None:
 
 def test_changes_of_a_service_that_clients_do_not_notice() -> None:
     declared = replace(
-        SERVICE, on_stale="fail", owner="x", request_fields=[Field(name="hour", dtype=Int32, ge=0, description="x")]
+        SERVICE, on_stale="fail", owner="x", request_fields=[Field(name="hour", dtype=Int32, description="x")]
     )
     found = service_changes(SERVICE, declared, {WEATHER.ref: WEATHER})
     assert found == [
-        Change(what="contract of request fields changes"),
+        Change(what="request field hour: description"),
         Change(what="on_stale serve -> fail"),
         Change(what="owner"),
     ]
+
+
+def test_a_narrower_request_field_breaks_those_who_call_though_the_signature_stays() -> None:
+    declared = replace(SERVICE, request_fields=[Field(name="hour", dtype=Int32, ge=0, nullable=False)])
+    assert service_changes(SERVICE, declared, {WEATHER.ref: WEATHER}) == [
+        Change(what="request field hour is no longer nullable", impact="breaking"),
+        Change(
+            what="request field hour: lower bound is added (none -> 0), which narrows the contract", impact="breaking"
+        ),
+    ]
+
+
+def test_the_same_rule_in_other_words_is_told_as_such() -> None:
+    assert changes(with_field(COUNT, gt=None, ge=1)) == [Change(what="the same in other words")]
+    hour = Field(name="hour", dtype=Int32, gt=0)
+    before = replace(SERVICE, request_fields=[hour])
+    after = replace(SERVICE, request_fields=[replace(hour, gt=None, ge=1)])
+    assert service_changes(before, after, {WEATHER.ref: WEATHER}) == [Change(what="the same in other words")]

@@ -118,6 +118,7 @@ def test_a_field_comes_back_with_its_whole_contract(drawn: tuple[DType, list[Any
         allow_nan=True,
         description="é ☃",
         tags={"b": "2", "a": "1"},
+        links={"wiki": "https://wiki.example.com/f"},
     )
     document = through_json(field_document(field))
     assert field_from(document) == field
@@ -161,7 +162,14 @@ def test_what_equals_its_default_is_not_written() -> None:
     }
 
 
-ROUTE = Entity(name="route", join_keys={"origin": String, "dest": Int64}, description="x", owner="o", tags={"a": "b"})
+LABELS: dict[str, Any] = {
+    "description": "d",
+    "owner": "me",
+    "tier": "critical",
+    "tags": {"x": "y"},
+    "links": {"wiki": "https://wiki.example.com/a"},
+}
+ROUTE = Entity(name="route", join_keys={"origin": String, "dest": Int64}, **LABELS)
 SOURCES: list[FileSource | SqlSource] = [
     FileSource(path="a/*.parquet", timestamp_field="t"),
     FileSource(
@@ -170,7 +178,7 @@ SOURCES: list[FileSource | SqlSource] = [
         created_timestamp_column="c",
         timezone="America/New_York",
         ambiguous="later",
-        description="d",
+        **LABELS,
     ),
     SqlSource(query="SELECT 1", inputs={"b": "b.csv", "a": "a.csv"}, timestamp_field="t"),
     SqlSource(
@@ -213,9 +221,7 @@ def test_a_view_stands_alone_in_its_document(ttl: timedelta | None) -> None:
         volume=Volume(at_least=0, at_most=9, per=timedelta(days=1)),
         largest_gap=timedelta(hours=2),
         max_breach_share=0.0,
-        owner="me",
-        description="d",
-        tags={"x": "y"},
+        **LABELS,
     )
     back = view_from(through_json(view_document(view)))
     assert back == view
@@ -234,9 +240,7 @@ def test_a_service_comes_back_with_aliases_fills_and_request_fields() -> None:
         features=[view[["b", "a"]].alias(a="x").fill(b=-1.5, a=math.inf), view[["c"]]],
         request_fields=[Field(name="hour", dtype=Int32, ge=0, le=23)],
         on_stale="null",
-        owner="me",
-        description="d",
-        tags={"x": "y"},
+        **LABELS,
     )
     assert service_from(through_json(service_document(service))) == service
 

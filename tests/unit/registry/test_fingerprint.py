@@ -80,7 +80,16 @@ def test_signature_changes_with_the_pinned_version() -> None:
 
 
 def test_name_owner_and_policy_of_a_service_are_not_in_its_signature() -> None:
-    other = replace(SERVICE, name="other", owner="x", on_stale="fail", description="x", tags={"a": "b"})
+    other = replace(
+        SERVICE,
+        name="other",
+        owner="x",
+        on_stale="fail",
+        description="x",
+        tags={"a": "b"},
+        tier="standard",
+        links={"a": "https://a"},
+    )
     assert signature(other) == signature(SERVICE)
     assert definition_fingerprint(other) != definition_fingerprint(SERVICE)
 

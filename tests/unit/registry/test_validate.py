@@ -176,6 +176,13 @@ ENTITY_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"owner": None}, "owner=None is not a text"),
     ({"tags": ["a"]}, "tags=['a'] does not map texts to texts"),
     ({"tags": {"a": 1}}, "does not map texts to texts"),
+    ({"tier": "gold"}, "tier='gold' is unknown; choose 'critical', 'standard', 'experimental', or leave it out"),
+    ({"tier": None}, "tier=None is unknown"),
+    ({"links": ["https://a"]}, "links=['https://a'] does not map names to addresses"),
+    ({"links": {"": "https://a"}}, "does not map names to addresses"),
+    ({"links": {"wiki": "a page"}}, "link 'wiki' is 'a page', which is not an http or https address"),
+    ({"links": {"wiki": "ftp://host/a"}}, "is not an http or https address"),
+    ({"links": {"wiki": "https://me:secret@host/a"}}, "is not an http or https address without a login"),
 ]
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.ingest.durable import InboxDurable
+from featurestore.ingest.inbox import Inbox
+from featurestore.ingest.push import Pusher
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.registry.apply import apply
@@ -15,6 +18,7 @@ from featurestore.registry.definitions import Definitions
 from featurestore.registry.registry import open_state
 from featurestore.registry.state import PublishRecord
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.wire import Limits
 from tests.unit.serving.world import (
     CLOCK,
@@ -77,6 +81,14 @@ class Backend:
         )  # fmt: skip
         self.state.commit_publish(record, lease)
         self.state.release_lease(lease)
+
+    def push_door(self) -> PushDoor:
+        """Takes pushes of the views here, through an inbox in the file of the online store."""
+        store = self.world.store
+        assert isinstance(store, SqliteOnlineStore)
+        durable = InboxDurable(inbox=Inbox(store, "test"), online=store)
+        pusher = Pusher(registry=self.registry, state=self.state, durable=durable, online=store, clock=CLOCK)
+        return PushDoor(pusher, self.limits)
 
     def engine(self) -> Engine:
         """A started engine."""

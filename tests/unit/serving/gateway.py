@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
+from featurestore.settings_access import TlsSettings
+from serving.admission import Rooms
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.rest import Authenticate, anyone
 from serving.rest_server import RestOptions, rest_serving
 from serving.telemetry import Telemetry
@@ -16,16 +19,29 @@ from serving.wire import Limits
 
 
 @contextmanager
-def gateway(engine: Engine, telemetry: Telemetry, limits: Limits, authenticate: Authenticate = anyone) -> Iterator[str]:
+def gateway(
+    engine: Engine,
+    telemetry: Telemetry,
+    limits: Limits,
+    authenticate: Authenticate = anyone,
+    *,
+    push: PushDoor | None = None,
+    rooms: Rooms | None = None,
+    tls: TlsSettings | None = None,
+) -> Iterator[str]:
     """A running gateway on a free port; yields its base address."""
+    rooms = rooms or Rooms.of(in_flight_max=8, threads=4, queue_max=8)
     address: Future[str] = Future()
     stopping: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
         stop = asyncio.Event()
         stopping.set_result((asyncio.get_running_loop(), stop))
-        options = RestOptions(limits=limits, drain_s=5)
-        async with engine.reading(5.0), rest_serving(engine, telemetry, options, authenticate) as served_at:
+        options = RestOptions(limits=limits, drain_s=5, tls=tls or TlsSettings())
+        async with (
+            engine.reading(5.0),
+            rest_serving(engine, telemetry, options, authenticate, rooms, push) as served_at,
+        ):
             address.set_result(served_at)
             await stop.wait()
 

@@ -15,6 +15,7 @@ import grpc
 from featurestore.errors import FeatureStoreError
 from featurestore_client import AsyncFeatureClient
 from serving.engine import Engine
+from serving.push import PushDoor
 from serving.server import ServeOptions, serving
 from serving.servicer import SERVICE
 from serving.telemetry import Telemetry
@@ -23,9 +24,11 @@ from serving.telemetry import Telemetry
 class Running:
     """A server on a free port; raises what keeps it from starting."""
 
-    def __init__(self, engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self, engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None, push: PushDoor | None = None
+    ) -> None:
         self._address: Future[str] = Future()
-        self._telemetry = telemetry
+        self._telemetry, self._push = telemetry, push
         self._thread = threading.Thread(target=self._run, args=(engine, options))
         self._thread.start()
         self.target = self._address.result(timeout=20)
@@ -46,7 +49,7 @@ class Running:
     async def _serve(self, engine: Engine, options: ServeOptions) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with serving(engine, options, self._telemetry) as address:
+            async with serving(engine, options, self._telemetry, self._push) as address:
                 self._address.set_result(address)
                 await self._stopping.wait()
         except FeatureStoreError as error:
@@ -55,10 +58,13 @@ class Running:
 
 @contextlib.contextmanager
 def server(
-    engine: Engine, options: ServeOptions | None = None, telemetry: Telemetry | None = None
+    engine: Engine,
+    options: ServeOptions | None = None,
+    telemetry: Telemetry | None = None,
+    push: PushDoor | None = None,
 ) -> Iterator[Running]:
     """A running server that looks for applies often; drained at the end."""
-    running = Running(engine, options or ServeOptions(port=0, poll_s=0.05, drain_s=5.0), telemetry)
+    running = Running(engine, options or ServeOptions(port=0, poll_s=0.05, drain_s=5.0), telemetry, push)
     try:
         yield running
     finally:

@@ -12,6 +12,7 @@ import pytest
 from featurestore import Status
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore_client import FeatureClient, OnlineReply, StaleReason, Unavailable
+from serving import cached_reader
 from serving.engine import Engine
 from serving.server import ServeOptions
 from serving.warm_up import NearCacheOptions, PreloadOptions
@@ -64,9 +65,24 @@ def test_a_preloaded_row_needs_no_store_from_the_first_request_on(backend: Backe
     warm = engine(backend, tmp_path, policies=("all",))
     with server(warm, OPTIONS) as running, FeatureClient(running.target) as client:
         assert warm.cache is not None
-        warm.cache.counts.clear()
         assert statuses(client, "JFK", "EWR") == [Status.PRESENT] * 2
         assert (warm.cache.counts["weather@1"].hits, warm.cache.counts["weather@1"].misses) == (2, 0)
+
+
+def test_the_share_of_hits_tells_about_clients_only(
+    backend: Backend, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is preloaded: the made-up requests of the warm-up leave an entry, and count for nobody."""
+    monkeypatch.setattr(cached_reader, "FIRST_REQUESTS", 4)
+    cold = engine(backend, tmp_path)
+    with server(cold, OPTIONS) as running, FeatureClient(running.target) as client:
+        assert cold.cache is not None
+        assert cold.cache.counts == {}
+        with caplog.at_level(logging.INFO):
+            for origin in ("JFK", "JFK", "EWR", "EWR"):
+                statuses(client, origin)
+    told = [record.getMessage() for record in caplog.records if "of the rows of the first" in record.getMessage()]
+    assert told == ["near cache: 50.0 % of the rows of the first 4 requests were there"]
 
 
 def test_what_was_asked_for_is_there_after_a_restart(backend: Backend, tmp_path: Path) -> None:

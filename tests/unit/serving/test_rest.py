@@ -19,7 +19,7 @@ import pytest
 from featurestore import Bool, Bytes, Date, Decimal, Float32, Float64, Int32, Int64, List, Status, String, Timestamp
 from featurestore.arrow_types import arrow_type
 from featurestore.dtypes import DType
-from featurestore.errors import InputError, NotFoundError, ServingError
+from featurestore.errors import InputError, NotFoundError, PermissionDenied, ServingError
 from featurestore_client import FeatureClient
 from serving.rest import BODY_BYTES_MAX
 from serving.rest_values import columns_from_json, json_values
@@ -46,7 +46,10 @@ def telemetry() -> Telemetry:
 
 @pytest.fixture(scope="module")
 def rest(backend: Backend, telemetry: Telemetry) -> Iterator[httpx.Client]:
-    with gateway(backend.engine(), telemetry, backend.limits) as base, httpx.Client(base_url=base) as client:
+    with (
+        gateway(backend.engine(), telemetry, backend.limits, push=backend.push_door()) as base,
+        httpx.Client(base_url=base) as client,
+    ):
         yield client
 
 
@@ -320,6 +323,9 @@ class Guest:
         if service or any(not name.startswith("weather:") for name in features):
             raise ServingError("not for guests")
 
+    def require_push(self, view: str) -> None:
+        raise PermissionDenied("not for guests")
+
     def require_operate(self) -> None:
         raise ServingError("not for guests")
 
@@ -380,10 +386,13 @@ def test_health_readiness_and_documentation_are_served(rest: httpx.Client) -> No
     assert rest.get("/ready").json() == {"status": "ready"}
     assert "swagger" in rest.get("/docs").text
     paths = rest.get("/openapi.json").json()["paths"]
-    assert set(paths) == {ROUTE, "/health", "/ready", "/metrics"}
-    responses = paths[ROUTE]["post"]["responses"]
-    assert "422" not in responses
-    assert all("application/problem+json" in responses[status]["content"] for status in responses if status != "200")
+    assert set(paths) == {ROUTE, "/push", "/health", "/ready", "/metrics"}
+    for route in (ROUTE, "/push"):
+        responses = paths[route]["post"]["responses"]
+        assert "422" not in responses
+        assert all(
+            "application/problem+json" in responses[status]["content"] for status in responses if status != "200"
+        )
 
 
 def test_bytes_travel_in_base64_both_ways() -> None:

@@ -59,13 +59,30 @@ def schema_with_names(base: str) -> dict[str, Any]:
         naming({"features": {"type": "array", "items": {"enum": ["weather:temp", "weather:sky"]}}}, origin=text),
     ]
     schemas["OnlineFeaturesRequest"] = {"anyOf": [*named, anything]}
+    schemas["PushRequest"] = {"anyOf": [_weather(), schemas["PushRequest"]]}
     return schema
+
+
+def _weather() -> dict[str, Any]:
+    """Pushes of two rows of weather, which may well break its contract."""
+    number = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", None]}]}
+    columns = {
+        "origin": {"type": ["string", "null"]},
+        "time": {"enum": ["2013-12-01T11:00:00Z", "2013-12-01T13:00:00+01:00", "2013-12-01T11:00:00", None]},
+        "temp": number,
+        "wind": number,
+        "sky": {"enum": ["clear", "hail", None]},
+    }
+    two = {name: {"type": "array", "items": items, "minItems": 2, "maxItems": 2} for name, items in columns.items()}
+    df = {"type": "object", "properties": two, "required": list(two), "additionalProperties": False}
+    properties = {"push_source_name": {"const": "weather"}, "df": df}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def fuzz(engine: Engine, backend: Backend, tmp_path: Path, *bounds: str) -> tuple[int, str, dict[str, float]]:
     """Exit code and words of a run, and how many requests ended with which code."""
     telemetry = Telemetry()
-    with gateway(engine, telemetry, backend.limits) as base:
+    with gateway(engine, telemetry, backend.limits, push=backend.push_door()) as base:
         path = tmp_path / "openapi.json"
         path.write_text(json.dumps(schema_with_names(base)), encoding="utf-8")
         command = [

@@ -15,13 +15,13 @@ from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.errors import RETRY_AFTER_MS
-from serving.circuit import FAILURES_MAX
+from serving.circuit import FAILURES_MAX, CircuitState
 from serving.engine import INLINE_BYTES_MAX
 from serving.server import THREADS_MAX, ServeOptions
 from serving.servicer import SERVICE
 from tests.fix_redis import RedisProcess
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server
+from tests.unit.serving.running import server, until
 from tests.unit.serving.world import World, weather
 
 UNAVAILABLE, EXHAUSTED, LATE = (
@@ -136,6 +136,36 @@ def test_a_paused_store_lets_calls_end_by_their_deadline_and_soon_at_once(
 
     redis_server.resume()
     assert caller.answers_again() == Status.PRESENT
+
+
+def test_the_breaker_shows_whether_requests_reach_the_store(redis_server: RedisProcess, backend: Backend) -> None:
+    engine = backend.engine()
+    options = ServeOptions(port=0, poll_s=0.2, drain_s=2.0, store_timeout_s=0.5)
+    with server(engine, options) as running, Caller(running.target) as caller:
+        assert (caller.status(), engine.breaker_state) == (Status.PRESENT, CircuitState.CLOSED)
+        redis_server.pause()
+        while engine.breaker_state is CircuitState.CLOSED:
+            assert caller.refusal(2.0) is UNAVAILABLE
+        until(lambda: engine.breaker_state is CircuitState.OPEN)
+        redis_server.resume()
+        until(lambda: engine.breaker_state is CircuitState.CLOSED)
+
+
+def test_requests_under_way_are_answered_while_the_server_drains(redis_server: RedisProcess, backend: Backend) -> None:
+    options = ServeOptions(port=0, drain_s=30.0, store_timeout_s=60.0)
+    with server(backend.engine(), options) as running, Caller(running.target) as caller:
+        assert caller.status() == Status.PRESENT
+        redis_server.pause()
+        under_way = [caller.begin(30.0) for _ in range(10)]
+        time.sleep(0.5)
+        running.stop()
+        time.sleep(0.5)
+        with Caller(running.target) as late:
+            assert late.begin(1.0).exception() is not None
+        redis_server.resume()
+        for call in under_way:
+            assert pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0] == Status.PRESENT
+        running.join()
 
 
 def test_a_flushed_store_has_no_rows_until_they_are_written_again(

@@ -275,3 +275,4 @@ def test_a_server_that_others_may_reach_says_what_is_open(
     assert warned("0.0.0.0", auth=office.auth(), tls=office.tls()) == ""
     assert "it must show a certificate" in warned("0.0.0.0", tls=office.tls(mutual=True))
     assert warned("127.0.0.1") == ""
+    assert "or rest.host to 127.0.0.1" in warned("127.0.0.1", rest=("0.0.0.0", 0))

@@ -257,6 +257,7 @@ def in_region(tensor: Any, region: str, size: int, offset: int = 0) -> None:
 def test_inputs_and_outputs_lie_in_shared_memory(sidecar: RunningSidecar) -> None:
     x = rows(5)
     with shared("featurestore_test_io", 4096) as memory:
+        assert memory.buf is not None
         buffer = np.frombuffer(memory.buf, np.uint8)
         buffer[16 : 16 + x.nbytes] = x.view(np.uint8).ravel()
         register(sidecar, "io", "/featurestore_test_io", 8, 4000)

@@ -1,0 +1,98 @@
+"""More calls than one worker can answer: those it takes keep their pace, the others are told at once to come back.
+
+First the calls a second that the worker sustains, in a closed loop; then an open loop at 1.3 times that. The worker has
+a core of its own; the generator, and Redis, have the other one.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+from benchmarks import world
+from benchmarks.generator import Load, Outcome, generate
+from benchmarks.measure import Measured, Result, Setting, Unequal
+from benchmarks.servers import redis_server
+from benchmarks.worker import pinned, two_cores, worker
+from benchmarks.world import Shape
+from featurestore_client import calls
+
+NAME = "shedding"
+WHAT = "one worker at 1.3x the calls/s that it sustains: p99 of what it takes, and what it turns away"
+OVERLOAD = 1.3
+P99_MAX = 2.0
+#: The generator keeps its pace as long as it is hardly ever later than this, against the times that are measured.
+LATE_SHARE_MAX = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Entities online, rows and features of a request, and how long each load lasts."""
+
+    meters: int
+    features: int
+    rows: int
+    seconds: float
+
+
+SIZES = {
+    "tiny": Size(meters=300, features=3, rows=10, seconds=0.5),
+    "small": Size(meters=5_000, features=50, rows=100, seconds=3.0),
+    "full": Size(meters=100_000, features=50, rows=100, seconds=15.0),
+}
+
+
+def run(setting: Setting) -> Result:
+    """The closed loop, the open one, and the ratio of their 99th percentiles."""
+    size = SIZES[setting.size]
+    shape = Shape(rows=size.meters, meters=size.meters, features=size.features)
+    server_core, other_core = two_cores()
+    with ExitStack() as stack:
+        with pinned(other_core):
+            server = stack.enter_context(redis_server(setting.work / "redis"))
+        folder = world.make_repository(setting.work / NAME, size.features, redis_url=server.url)
+        setting.show(f"publishing {size.meters:,} entities x {size.features}")
+        world.publish_latest(folder, shape)
+        running = stack.enter_context(worker(folder, shape, cores=server_core))
+        message = setting.work / "lookup.message"
+        message.write_bytes(
+            calls.lookup(world.SERVICE, world.keys(shape, size.rows), None, None, "columns", False).message
+        )
+        setting.show(f"{size.rows} x {size.features}: a closed loop, {size.seconds:g} s")
+        used_s = running.cpu_s()
+        steady = generate(Load(address=running.address, message=message, seconds=size.seconds), other_core)
+        busy = (running.cpu_s() - used_s) / steady.seconds
+        _require_only(steady, "OK")
+        rate = OVERLOAD * steady.per_s
+        setting.show(f"an open loop of {rate:,.0f} calls/s, {size.seconds:g} s")
+        over = generate(Load(address=running.address, message=message, seconds=size.seconds, rate=rate), other_core)
+        _require_only(over, "OK", "RESOURCE_EXHAUSTED")
+    notes = [f"the worker used {busy:.0%} of its core; the generator was late by {over.late_p99_ms:.2f} ms at p99"]
+    if server_core is None:
+        notes.append("server and generator share one core, which is no fair load")
+    elif over.late_p99_ms > LATE_SHARE_MAX * over.p99_ms:
+        notes.append("much of the time measured is the generator's own: it is too slow for this server")
+    return Result(name=NAME, sizes=asdict(size), measured=_measured(steady, over), notes=notes)
+
+
+def _measured(steady: Outcome, over: Outcome) -> list[Measured]:
+    shed = over.codes.get("RESOURCE_EXHAUSTED", 0) / sum(over.codes.values())
+    return [
+        Measured(what="sustained, a closed loop of 8", value=steady.per_s, unit="calls/s"),
+        Measured(what="p99 at that", value=steady.p99_ms, unit="ms", detail=f"p50 {steady.p50_ms:.3f} ms"),
+        Measured(what=f"answered at {OVERLOAD}x", value=over.per_s, unit="calls/s", detail=f"{shed:.0%} shed"),
+        Measured(what=f"p99 of those answered at {OVERLOAD}x", value=over.p99_ms, unit="ms"),
+        Measured(
+            what="p99 against that of the closed loop",
+            value=over.p99_ms / steady.p99_ms,
+            unit="x",
+            required=P99_MAX,
+            sense="at most",
+            detail=f"refused within {over.refused_p99_ms:.3f} ms at p99",
+        ),
+    ]
+
+
+def _require_only(outcome: Outcome, *codes: str) -> None:
+    if others := {code: count for code, count in outcome.codes.items() if code not in codes}:
+        raise Unequal(f"{NAME}: calls ended with {others}")
