@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from featurestore.clock import Clock, SystemClock, aware_utc, to_us
 from featurestore.errors import InputError
-from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
 from featurestore.repository import Repository
 
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
 
     from featurestore.freshness import ViewFreshness
     from featurestore.ingest.push import PushResult
-    from featurestore.offline.training_set import TrainingSet, TrainingSetQuery
+    from featurestore.model_signature import ModelOutput, ModelSignature
+    from featurestore.offline.training_set import TrainingSet
     from featurestore.parity.report import ViewParity
     from featurestore.parity.served import ServedParity
     from featurestore.quality.validation import ValidationResult
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from featurestore.registry.plan import Plan
     from featurestore.served_log import ReadLog
     from materialization.job import Request, RunOutcome
+    from serving.batch_prediction import BatchPrediction
     from serving.response import OnlineResponse
 
 
@@ -241,11 +241,19 @@ class FeatureStore:
         """
         from featurestore.offline.spine import read_spine
         from featurestore.outputs import common_join_keys
+        from featurestore.retrieval import training_query, training_set
 
-        query = self._query(service, features, knowledge, full_feature_names, with_status)
+        query = training_query(
+            self.repository,
+            service,
+            features,
+            knowledge=knowledge,
+            full_feature_names=full_feature_names,
+            with_status=with_status,
+        )
         request = {field.name: field.dtype for field in query.service.request_fields}
         read = read_spine(spine, common_join_keys(query.views.values()), request)
-        return self._training_set(query, read, None)
+        return training_set(self.repository, query, read, None)
 
     def get_historical_features_as_of(
         self,
@@ -260,12 +268,20 @@ class FeatureStore:
         """One row per entity known at `as_of`, in the order of the join keys, with what was known of it then."""
         from featurestore.offline.known_entities import known_entities
         from featurestore.offline.spine import spine_as_of
+        from featurestore.retrieval import training_query, training_set
 
-        query = self._query(service, features, knowledge, full_feature_names, with_status)
+        query = training_query(
+            self.repository,
+            service,
+            features,
+            knowledge=knowledge,
+            full_feature_names=full_feature_names,
+            with_status=with_status,
+        )
         instant = aware_utc(as_of, "as_of")
         with self.repository.offline.open(write=False):
             entities = known_entities(self.repository.offline, query, to_us(instant))
-            return self._training_set(query, spine_as_of(entities, to_us(instant)), instant)
+            return training_set(self.repository, query, spine_as_of(entities, to_us(instant)), instant)
 
     def verify_manifest(self, manifest: str | Path, *, spine: object = None) -> list[str]:
         """Rebuild a training set from its manifest; the differences in words, none when it came out the same.
@@ -313,6 +329,52 @@ class FeatureStore:
         if isinstance(keys, Mapping):
             return answer(lookup, keys, max_age)
         return answer_texts(lookup, keys, max_age)
+
+    # ------------------------------------------------------------------ models
+
+    def sign_model(
+        self, manifest: str | Path, folder: str | Path, *, outputs: Sequence[ModelOutput] = ()
+    ) -> ModelSignature:
+        """Write signature.json into a version's folder (MODELS/MODEL/VERSION), from the manifest it was trained on.
+
+        Without `outputs` the model is loaded and asked. InputError when it does not take the service's matrix, or when
+        the service has another signature by now.
+        """
+        from serving.signing import sign_model
+
+        return sign_model(self.repository, Path(manifest), Path(folder), outputs)
+
+    def predict(
+        self,
+        spine: object,
+        service: str,
+        model: str,
+        *,
+        out: str | Path,
+        models: str | Path | None = None,
+        address: str | None = None,
+        version: str = "",
+        batch_rows: int | None = None,
+        with_status: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> BatchPrediction:
+        """Write the spine's columns and what a model says of the features that were known of each row at its `as_of`.
+
+        The model lies in the folder `models`, or answers at `address` (else at `inference.address`). A spine in a file
+        is read piece by piece. InputError for a model that was not trained on the service.
+        """
+        from serving.batch_prediction import ModelPlace, predict
+
+        return predict(
+            self.repository,
+            spine,
+            service,
+            ModelPlace(name=model, version=version, folder=None if models is None else Path(models), address=address),
+            Path(out),
+            batch_rows=batch_rows,
+            with_status=with_status,
+            progress=progress,
+        )
 
     # ------------------------------------------------------------------ proof
 
@@ -405,77 +467,6 @@ class FeatureStore:
         return freshness_of(chosen, repository.state, to_us(repository.clock.now()))
 
     # ------------------------------------------------------------------ inside
-
-    def _query(
-        self,
-        service: str | None,
-        features: Sequence[str] | None,
-        knowledge: str,
-        full_feature_names: bool,
-        with_status: bool,
-    ) -> TrainingSetQuery:
-        from featurestore.compiler.point_in_time_join import KNOWLEDGE
-        from featurestore.offline.served import PublishLog
-        from featurestore.offline.training_set import TrainingSetQuery
-        from featurestore.outputs import pinned_views
-
-        if knowledge not in KNOWLEDGE:
-            raise InputError(f"knowledge is {knowledge!r}; it is one of: {', '.join(KNOWLEDGE)}")
-        self.repository.finish_interrupted_apply()
-        views = self.repository.registry.views()
-        chosen = self._service(service, features, views)
-        pinned = pinned_views(chosen, views)
-        self.repository.drain(pinned.values())
-        # Logs first: what they say was published is then within the positions.
-        served = pinned if knowledge == "as_served" else ()
-        publishes = {ref: PublishLog.of_records(self.repository.state.publish_log(ref)) for ref in served}
-        with self.repository.offline.open(write=False):
-            positions = {ref: self.repository.offline.position(ref) for ref in pinned}
-        return TrainingSetQuery(
-            project=self.repository.registry.project,
-            service=chosen,
-            views=pinned,
-            positions=positions,
-            knowledge=knowledge,
-            full_feature_names=full_feature_names,
-            with_status=with_status,
-            publishes=publishes,
-        )
-
-    def _service(
-        self, service: str | None, features: Sequence[str] | None, views: Mapping[str, FeatureView]
-    ) -> FeatureService:
-        from featurestore.outputs import service_of
-
-        if (service is None) == (features is None):
-            raise InputError("name a feature service, or features as view:field; one of the two")
-        if features is not None:
-            return service_of(features, views)
-        assert service is not None
-        return self.repository.registry.service(service)
-
-    def _training_set(self, query: TrainingSetQuery, spine: Any, as_of: datetime | None) -> TrainingSet:
-        from featurestore.offline.manifest import make_manifest
-        from featurestore.offline.noted import note_training_set
-        from featurestore.offline.training_set import TrainingSet, build_table
-
-        store = self.repository.offline
-        with store.open(write=False):
-            table, outputs = build_table(store, query, spine)
-        describe = partial(
-            make_manifest,
-            query,
-            spine,
-            table,
-            outputs,
-            store.engine,
-            made_at=self.repository.clock.now().isoformat(),
-            as_of=None if as_of is None else as_of.isoformat(),
-        )
-        written = partial(note_training_set, self.repository.state)
-        return TrainingSet(
-            table=table, outputs=outputs, query=query, spine=spine, describe=describe, on_written=written
-        )
 
     def _chosen(self, names: Sequence[str] | None) -> list[FeatureView]:
         """The views named, each once; a bare name means every version of it."""

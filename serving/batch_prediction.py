@@ -6,7 +6,8 @@ size, so that outputs are the same bits as those of a sidecar that is asked in b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,10 +20,19 @@ from numpy.typing import NDArray
 from featurestore.errors import InputError, ModelFailed
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
+from featurestore.matrix import MatrixPlan
 from featurestore.model_signature import misfit
 from featurestore.offline.export import table_writer
+from featurestore.offline.spine import read_spine, spine_tables
+from featurestore.offline.training_set import TrainingSetQuery
+from featurestore.outputs import common_join_keys, service_outputs
+from featurestore.repository import Repository
+from featurestore.retrieval import training_query, training_set
+from featurestore.settings_serving import InferenceSettings
+from serving.inference.model_folder import FolderModel
 from serving.inference.tensors import Tensor
-from serving.sidecar import ModelDescription
+from serving.remote_model import RemoteModel
+from serving.sidecar import ModelDescription, SidecarAccess
 
 Matrix = NDArray[np.float32]
 
@@ -32,6 +42,16 @@ SPINE_ROWS = 131_072
 BATCH_ROWS = 1024
 #: Longest wait for one batch.
 TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlace:
+    """Where a model is: in a folder of models, or at an address; no version means the one that answers."""
+
+    name: str
+    version: str = ""
+    folder: Path | None = None
+    address: str | None = None
 
 
 class BatchModel(Protocol):
@@ -63,16 +83,62 @@ class BatchPrediction:
     outputs: tuple[str, ...]
 
 
-def require_fit(
-    name: str,
-    model: ModelDescription,
-    service: FeatureService,
-    views: Mapping[str, FeatureView],
-    width: int,
+def predict(
+    repository: Repository,
+    spine: object,
+    service: str,
+    place: ModelPlace,
+    path: Path,
     *,
-    unsigned: bool,
-) -> None:
-    """InputError unless the model was trained on this service and takes its matrix of `width` columns."""
+    batch_rows: int | None = None,
+    with_status: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> BatchPrediction:
+    """See `FeatureStore.predict`."""
+    query = training_query(repository, service, None, with_status=with_status)
+    inference = repository.settings.inference
+    with closing(_opened(place, inference)) as model:
+        _require_fit(place.name, model.description, query, unsigned=inference.unsigned)
+        pieces = _pieces(repository, query, spine)
+        return _predict_into(path, pieces, model, batch_rows or BATCH_ROWS, progress)
+
+
+def _opened(place: ModelPlace, inference: InferenceSettings) -> BatchModel:
+    if place.folder is not None and place.address is not None:
+        raise InputError("a model lies in a folder, or answers at an address; name one of them")
+    if place.folder is not None:
+        return FolderModel(place.folder, place.name, place.version)
+    address = place.address or inference.address
+    if address is None:
+        raise InputError(
+            "no model can be found: name the folder of models, or the address of a sidecar (or set inference.address)"
+        )
+    timeout_s = max(inference.timeout_s, TIMEOUT_S)
+    return RemoteModel(
+        SidecarAccess(address=address, timeout_s=timeout_s, retries=inference.retries), place.name, place.version
+    )
+
+
+def _pieces(repository: Repository, query: TrainingSetQuery, spine: object) -> Iterator[tuple[pa.Table, Matrix]]:
+    """The spine in pieces, with statuses where they are asked for, and the matrix of each."""
+    keys = common_join_keys(query.views.values())
+    request = {field.name: field.dtype for field in query.service.request_fields}
+    first = 0
+    for piece in spine_tables(spine, keys, request, SPINE_ROWS):
+        try:
+            answer = training_set(repository, query, read_spine(piece, keys, request))
+            matrix = answer.to_matrix()
+        except InputError as error:
+            if not first:
+                raise
+            raise InputError(f"in the spine's rows from {first:,} on, counted from there: {error}") from error
+        features = {output.name for output in answer.outputs if output.view}
+        yield answer.table.drop_columns(sorted(features)), matrix
+        first += piece.num_rows
+
+
+def _require_fit(name: str, model: ModelDescription, query: TrainingSetQuery, *, unsigned: bool) -> None:
+    service, views = query.service, query.views
     if model.signature is not None:
         if told := misfit(name, model.signature, service, views):
             raise InputError(told)
@@ -81,26 +147,32 @@ def require_fit(
             f"model {name!r} has no signature that says what it was trained on; write it with `featurestore "
             "sign-model`, or set inference.unsigned = true to feed it all the same"
         )
-    require_one_matrix(name, [(datatype, shape) for _, datatype, shape in model.inputs], service.name, width)
+    require_one_matrix(name, [(datatype, shape) for _, datatype, shape in model.inputs], service, views)
 
 
-def require_one_matrix(name: str, inputs: Iterable[tuple[str, tuple[int, ...]]], service: str, width: int) -> None:
-    """InputError unless a model's inputs (datatype, shape) are one float32 matrix of `width` columns."""
-    taken = list(inputs)
+def require_one_matrix(
+    name: str,
+    taken: Sequence[tuple[str, tuple[int, ...]]],
+    service: FeatureService,
+    views: Mapping[str, FeatureView],
+) -> None:
+    """InputError unless a model's inputs (datatype, shape) are the one matrix of a service."""
+    columns = service_outputs(service, views)
+    width = MatrixPlan.compile([(column.name, column.field, column.fill) for column in columns]).width
     if len(taken) != 1 or taken[0][0] != "FP32" or taken[0][1][1:] not in ((width,), (-1,)):
         listed = ", ".join(f"{datatype} {list(shape)}" for datatype, shape in taken)
         raise InputError(
-            f"model {name!r} takes {listed}, feature service {service!r} gives one FP32 [-1, {width}]; export it with "
-            "one matrix as its input"
+            f"model {name!r} takes {listed}, feature service {service.name!r} gives one FP32 [-1, {width}]; export it "
+            "with one matrix as its input"
         )
 
 
-def predict_into(
+def _predict_into(
     path: Path,
     pieces: Iterable[tuple[pa.Table, Matrix]],
     model: BatchModel,
-    batch_rows: int = BATCH_ROWS,
-    progress: Callable[[int], None] | None = None,
+    batch_rows: int,
+    progress: Callable[[int], None] | None,
 ) -> BatchPrediction:
     """Write each piece's table with the outputs of its matrix beside it; `progress` is told the rows done.
 

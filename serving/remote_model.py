@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from featurestore.errors import ModelFailed
 from serving.inference.tensors import Tensor, from_raw
-from serving.sidecar import SIGNATURE, Sidecar, SidecarAccess, SidecarOverloaded, infer_request
+from serving.sidecar import SIGNATURE, Sidecar, SidecarAccess, SidecarOverloaded, infer_request, raw_outputs
 
 #: Pauses of one batch that the sidecar turns away; what it turned away never ran.
 PAUSES_MAX = 100
@@ -51,11 +50,9 @@ class RemoteModel:
                 if not pauses_left:
                     raise
                 await asyncio.sleep(error.retry_after_ms / 1000)
-        if len(reply.raw_output_contents) != len(reply.outputs):
-            raise ModelFailed(f"the server of model {self._name!r} gave outputs that are not raw; only raw ones are read")
         return {
             tensor.name: from_raw(data, tensor.datatype, tensor.shape, f"output {tensor.name!r}")
-            for tensor, data in zip(reply.outputs, reply.raw_output_contents, strict=True)
+            for tensor, data in zip(reply.outputs, raw_outputs(reply), strict=True)
         }
 
 

@@ -50,4 +50,6 @@ COMMANDS: dict[str, Command] = {
     "token": Command("featurestore.cli.token", "make a bearer token for a client of serve", _SERVING),
     "serve": Command("featurestore.cli.serve", "serve features over gRPC", _SERVING),
     "sidecar": Command("featurestore.cli.sidecar", "run models beside it, over the Open Inference Protocol", _SERVING),
+    "sign-model": Command("featurestore.cli.sign_model", "write beside a model what it was trained on", _SERVING),
+    "predict": Command("featurestore.cli.predict", "predict for the rows of a file, with a model", _SERVING),
 }

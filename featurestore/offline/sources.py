@@ -157,7 +157,9 @@ def _typed(table: pa.Table, types: Mapping[str, DType], path: Path, first: int) 
             if converted.faults is not None:
                 row = int(np.argmax(converted.faults))
                 zone = "; a time needs its zone, as in 2013-12-01T05:00:00Z" if types[name] == Timestamp else ""
-                raise SourceError(f"{path}, column {name!r}, row {first + row}: {texts[row]} is no exact {types[name]}{zone}")
+                raise SourceError(
+                    f"{path}, column {name!r}, row {first + row}: {texts[row]} is no exact {types[name]}{zone}"
+                )
             table = table.set_column(place, name, converted.values)
     return table
 
