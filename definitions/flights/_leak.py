@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,35 @@ _QUERY = """
 """
 
 
+#: In the order of the departures, which is total; without a leg, what the service fills in.
+_COLUMNS = """
+    SELECT coalesce(legs.dep_delay_min, 0)::FLOAT AS prev_dep_delay,
+           coalesce(legs.arr_delay_min, 0)::FLOAT AS prev_arr_delay,
+           coalesce(legs.late, false)::FLOAT AS prev_late
+    FROM departures ASOF LEFT JOIN legs
+      ON departures.tailnum = legs.tailnum AND departures.as_of >= legs.dep_utc
+    WHERE departures.as_of < $cut
+    ORDER BY departures.as_of, departures.carrier, departures.flight, departures.origin
+"""
+
+
 def count_leaks(folder: Path, cut: datetime) -> Leak:
     """Join each departure before `cut` with the latest leg that had departed by then, as a latest-value join does."""
+    with _sources(folder) as connection:
+        rows = connection.execute(_QUERY, {"cut": cut}).fetchall()
+    return Leak(*rows[0])
+
+
+def leaky_columns(folder: Path, cut: datetime) -> pa.Table:
+    """What such a join would have put in place of the previous leg's columns, a row for each departure before `cut`."""
+    with _sources(folder) as connection:
+        return connection.sql(_COLUMNS, params={"cut": cut}).to_arrow_table()
+
+
+@contextmanager
+def _sources(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for name in ("departures", "legs"):
             connection.register(name, connection.read_parquet(str(folder / f"{name}.parquet")))
-        rows = connection.execute(_QUERY, {"cut": cut}).fetchall()
-    return Leak(*rows[0])
+        yield connection

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import skl2onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from skl2onnx.common.data_types import FloatTensorType
-from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -27,7 +27,7 @@ Matrix = NDArray[np.float32]
 VALIDATED, HELD_OUT = (datetime(2013, month, 1, 4, tzinfo=UTC) for month in (9, 10))
 ROWS = 60_000
 SEED = 20130101
-INPUT, OUTPUT = "features", "probabilities"
+INPUT, OUTPUT = "features", "late_probability"
 OPSET = 17
 
 
@@ -63,9 +63,15 @@ def write_onnx(model: Pipeline, folder: Path) -> Path:
         options={"zipmap": False},
         target_opset=OPSET,
     )
+    # Of the label and the probabilities of both classes, only that of being late is an answer.
+    graph = exported.graph
+    graph.initializer.append(helper.make_tensor("late", TensorProto.INT64, [1], [1]))
+    graph.node.append(helper.make_node("Gather", [graph.output[1].name, "late"], [OUTPUT], axis=1))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None, 1]))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    path.write_bytes(select_model_inputs_outputs(exported, outputs=[OUTPUT]).SerializeToString())
+    path.write_bytes(exported.SerializeToString())
     return path
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -29,13 +29,19 @@ from featurestore.errors import InputError, ServingError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from featurestore.offline.training_set import TrainingSet
+
 CUT = datetime(2013, 12, 1, 5, tzinfo=UTC)
 SERVICE = "departure_delay"
 #: Departures asked for in one call.
 ASKED_ROWS = 100
 #: Calls timed after the first.
-CALLS = 200
+CALLS = 100
 SERVER_START_S = 30.0
+MODEL = "late_arrival"
+#: What training and prediction need beside the rest.
+MODEL_NEEDS = ("onnxruntime", "sklearn", "skl2onnx")
+MODEL_INSTALL = 'pip install "featurestore[inference,training]"'
 #: Reports of the fourth airport; every fourth sees as far as its new sensor, one has a humidity that cannot be.
 REPORTS, VISIBILITY_MI_MAX, HUMIDITY_PCT = 24, 15, 255.0
 _VISIBILITY = re.compile(r'(name="visibility_mi",[^)]*?\ble=)10\b')
@@ -62,6 +68,7 @@ class FlightsDemo:
     show: Callable[[str], None]
     steps: list[Step] = field(default_factory=list)
     equal: bool = True
+    _exported: TrainingSet = field(init=False, repr=False)
 
     def run(self) -> None:
         """All steps, in order; the first that fails raises."""
@@ -74,21 +81,30 @@ class FlightsDemo:
             self._step("serve", self._serve)
             self._step("quarantine", self._quarantine)
             self._step("verify", self._verify)
+            if missing := [name for name in MODEL_NEEDS if importlib.util.find_spec(name) is None]:
+                self._step("train", lambda: f"left out, as is predict, without {', '.join(missing)}: {MODEL_INSTALL}")
+            else:
+                self._step("train", self._train)
+                self._step("predict", self._predict)
 
     def closing(self, folder: str) -> str:
         """What to do next."""
         now = CUT.isoformat().replace("+00:00", "Z")
-        return "\n".join(
-            [
-                f"{folder} is yours to explore; its clock for these commands is {now}:",
-                f"  cd {folder}",
-                "  featurestore list feature-views",
-                f"  featurestore --now {now} get-online-features --features weather:temp_f --key origin=JFK",
-                "  featurestore quarantine show --view weather",
-                f"  featurestore --now {now} verify",
-                f"  featurestore --now {now} serve",
-            ]
-        )
+        lines = [
+            f"{folder} is yours to explore; its clock for these commands is {now}:",
+            f"  cd {folder}",
+            "  featurestore list feature-views",
+            f"  featurestore --now {now} get-online-features --features weather:temp_f --key origin=JFK",
+            "  featurestore quarantine show --view weather",
+            f"  featurestore --now {now} verify",
+            f"  featurestore --now {now} serve",
+        ]
+        if self.steps[-1].name == "predict":
+            lines.append(
+                f"  featurestore predict --service {SERVICE} --model {MODEL} --models models "
+                "--spine data/coming.parquet --out predictions.csv"
+            )
+        return "\n".join(lines)
 
     # ------------------------------------------------------------------ steps
 
@@ -122,7 +138,7 @@ class FlightsDemo:
         departures = self._departures
         spine = self.folder / "data" / "departures_before_cut.parquet"
         pq.write_table(departures.filter(pc.less(departures.column("as_of"), CUT)), spine)
-        training_set = self.store.get_historical_features(spine, SERVICE)
+        training_set = self._exported = self.store.get_historical_features(spine, SERVICE)
         target = self.folder / "training"
         target.mkdir(exist_ok=True)
         training_set.write(target / "departure_delay.parquet")
@@ -141,32 +157,21 @@ class FlightsDemo:
 
     def _serve(self) -> str:
         import numpy as np
-        import pyarrow as pa
-        import pyarrow.compute as pc
 
-        coming = self._departures.filter(pc.greater_equal(self._departures.column("as_of"), CUT)).slice(0, ASKED_ROWS)
-        registry = self.store.repository.registry
-        service = registry.service(SERVICE)
-        keys = sorted({key for s in service.selections for key in registry.view(f"{s.view}@{s.version}").join_keys})
-        request = [declared.name for declared in service.request_fields]
+        asked, extra = self._questions
         with self._server() as address:
             from featurestore_client import FeatureClient
 
             with FeatureClient(address) as client:
-                ask = {name: coming.column(name).combine_chunks() for name in keys}
-                extra = {name: coming.column(name).combine_chunks() for name in request}
-                reply = client.get_online_features(SERVICE, ask, request=extra, format="matrix")
+                reply = client.get_online_features(SERVICE, asked, request=extra, format="matrix")
                 milliseconds = _median_ms(
-                    lambda: client.get_online_features(SERVICE, ask, request=extra, format="matrix")
+                    lambda: client.get_online_features(SERVICE, asked, request=extra, format="matrix")
                 )
-        now = coming.drop_columns(["as_of"]).append_column(
-            "as_of", pa.repeat(pa.scalar(CUT, pa.timestamp("us", "UTC")), coming.num_rows)
-        )
-        trained = self.store.get_historical_features(now, SERVICE).to_matrix()
+        trained = self.store.get_historical_features(self._asked_now, SERVICE).to_matrix()
         self.equal &= bool(np.array_equal(reply.to_matrix().view(np.uint32), trained.view(np.uint32)))
         verdict = "bit-equal to" if self.equal else "DIFFERENT from"
         return (
-            f"next {coming.num_rows} departures over gRPC, {milliseconds:.2f} ms a call; "
+            f"next {len(trained)} departures over gRPC, {milliseconds:.2f} ms a call; "
             f"{verdict} a training set as of now"
         )
 
@@ -194,6 +199,57 @@ class FlightsDemo:
         self.equal &= faults == 0
         return f"{sum(parity.equal for parity in compared):,} entities online equal history, {faults} differ"
 
+    def _train(self) -> str:
+        """A model on what was known, and one on the leak; both are judged on what serving would have given them."""
+        import numpy as np
+
+        training, exported = self._module("_train"), self._exported
+        late, as_of = (exported.table.column(name).to_numpy() for name in ("late", "as_of"))
+        honest = exported.to_matrix()
+        leaky = honest.copy()
+        names = [output.name for output in exported.outputs]
+        columns = self._module("_leak").leaky_columns(self.folder / "data", CUT)
+        for name in columns.column_names:
+            leaky[:, names.index(name)] = columns.column(name).to_numpy().astype(np.float32)
+        ours, theirs = (training.train(matrix, late, as_of, honest) for matrix in (honest, leaky))
+        version = training.write_onnx(ours.model, self.folder / "models" / MODEL / "1").parent
+        self.store.sign_model(self.folder / "training" / "departure_delay.parquet.manifest.json", version)
+        return (
+            f"AUC of a model on the leak {theirs.validated:.3f} offline, {theirs.held_out:.3f} served in October and "
+            f"November; of ours {ours.validated:.3f} and {ours.held_out:.3f}: signed as {MODEL}, version 1"
+        )
+
+    def _predict(self) -> str:
+        """The next departures by Predict, and once more in batch: the same answers to the last bit."""
+        import numpy as np
+        import pyarrow.parquet as pq
+
+        asked, extra = self._questions
+        models, spine, out = (
+            self.folder / name for name in ("models", "data/coming.parquet", "data/predicted.parquet")
+        )
+        pq.write_table(self._asked_now, spine)
+        with (
+            self._process(["sidecar", "--models", str(models), "--address", "127.0.0.1:0"], "sidecar") as sidecar,
+            self._server(FEATURESTORE_INFERENCE_ADDRESS=sidecar) as address,
+        ):
+            from featurestore_client import FeatureClient
+
+            with FeatureClient(address) as client:
+                reply = client.predict(SERVICE, MODEL, asked, request=extra)
+                milliseconds = _median_ms(lambda: client.predict(SERVICE, MODEL, asked, request=extra))
+        chances = reply.outputs["late_probability"].ravel()
+        self.store.predict(spine, SERVICE, MODEL, models=models, out=out)
+        batch = pq.ParquetFile(out).read().column("late_probability").to_numpy()
+        same = bool(np.array_equal(chances.view(np.uint32), batch.view(np.uint32)))
+        self.equal &= same
+        worst = self._asked_now.slice(int(chances.argmax()), 1).to_pylist()[0]
+        return (
+            f"next {len(reply)} departures, {milliseconds:.2f} ms a call; most likely late: "
+            f"{worst['carrier']} {worst['flight']} {worst['origin']}-{worst['dest']}, {chances.max():.0%} "
+            f"({chances.mean():.0%} on average); {'bit-equal to' if same else 'DIFFERENT from'} the batch"
+        )
+
     # ------------------------------------------------------------------ means
 
     @cached_property
@@ -201,6 +257,28 @@ class FlightsDemo:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(self.folder / "data" / "departures.parquet").read()
+
+    @cached_property
+    def _asked_now(self) -> pa.Table:
+        """The departures that come next, asked for now."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        coming = self._departures.filter(pc.greater_equal(self._departures.column("as_of"), CUT)).slice(0, ASKED_ROWS)
+        now = pa.repeat(pa.scalar(CUT, pa.timestamp("us", "UTC")), coming.num_rows)
+        return coming.drop_columns(["as_of"]).append_column("as_of", now)
+
+    @cached_property
+    def _questions(self) -> tuple[dict[str, pa.Array], dict[str, pa.Array]]:
+        """Their join keys and request fields."""
+        registry = self.store.repository.registry
+        service = registry.service(SERVICE)
+        keys = sorted({key for s in service.selections for key in registry.view(f"{s.view}@{s.version}").join_keys})
+        request = [declared.name for declared in service.request_fields]
+        asked, extra = (
+            {name: self._asked_now.column(name).combine_chunks() for name in names} for names in (keys, request)
+        )
+        return asked, extra
 
     def _step(self, name: str, work: Callable[[], str]) -> None:
         self.show(f"{name} ...")
@@ -219,15 +297,22 @@ class FlightsDemo:
         spec.loader.exec_module(module)
         return module
 
+    def _server(self, **settings: str) -> AbstractContextManager[str]:
+        """`featurestore serve`; yields its address."""
+        return self._process(["--now", CUT.isoformat(), "serve", "--port", "0"], "serve", **settings)
+
     @contextmanager
-    def _server(self) -> Iterator[str]:
-        """`featurestore serve` as a process of its own; yields its address."""
-        command = [sys.executable, "-m", "featurestore.cli.main", "-C", str(self.folder), "--now", CUT.isoformat()]
-        log = self.folder / "data" / "serve.log"
+    def _process(self, command: list[str], name: str, **settings: str) -> Iterator[str]:
+        """A command that serves, as a process of its own; yields its address."""
+        log = self.folder / "data" / f"{name}.log"
         with (
             log.open("w") as errors,
             subprocess.Popen(
-                [*command, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ
+                [sys.executable, "-m", "featurestore.cli.main", "-C", str(self.folder), *command],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | settings,
             ) as process,
         ):
             try:
