@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_client_of_triton_works_with_our_sidecar(tmp_path: Path) -> None:
 def kserve(folder: Path) -> Iterator[int]:
     """A KServe ModelServer; yields its gRPC port."""
     port = free_port()
-    command = [python("kserve", "kserve==0.21.*"), HERE / "kserve_side.py", str(port), str(free_port())]
+    command = [str(python("kserve", "kserve==0.21.*")), str(HERE / "kserve_side.py"), str(port), str(free_port())]
     with (
         (folder / "kserve.log").open("w") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as process,
@@ -80,7 +81,7 @@ def kserve(folder: Path) -> Iterator[int]:
 
 
 def test_predict_works_with_a_model_server_of_kserve(tmp_path: Path) -> None:
-    keys = {"origin": ["JFK", "JFK", "JFK"], "number": [1, 2, 1]}
+    keys: dict[str, list[Any]] = {"origin": ["JFK", "JFK", "JFK"], "number": [1, 2, 1]}
     request = {"hour": [1, 2, 3]}
     with kserve(tmp_path) as port, Backend.filled(tmp_path) as backend:
         access = SidecarAccess(address=f"127.0.0.1:{port}", unsigned=True, timeout_s=5.0)
