@@ -101,7 +101,7 @@ def test_predictions_are_what_the_model_makes_of_the_matrix(world: World) -> Non
 
 
 def test_predictions_come_with_the_verdicts_of_a_lookup(world: World) -> None:
-    keys = {"origin": ["JFK", "EWR", "XXX"], "number": [1, 1, 1]}
+    keys = {"origin": ["JFK", "EWR", "ZZZ"], "number": [1, 1, 1]}
     request = {"hour": [1, 2, 3]}
     features = world.client.get_online_features("departures", keys, request=request, max_age=timedelta(minutes=30))
     reply = world.client.predict("departures", "late", keys, request=request, max_age=timedelta(minutes=30))
@@ -122,7 +122,7 @@ def test_the_async_client_predicts_too(world: World) -> None:
 
 
 def test_rows_without_features_see_their_fills_or_are_refused(world: World) -> None:
-    keys = {"origin": ["XXX"], "number": [1]}
+    keys = {"origin": ["ZZZ"], "number": [1]}
     request = {"hour": [1]}
 
     assert np.isnan(world.client.predict("departures", "late", keys, request=request).outputs["y"]).all()
