@@ -15,7 +15,7 @@ from datetime import timedelta
 import numpy as np
 
 from featurestore.errors import InputError, ModelFailed, ServingError, StoreUnreachable
-from featurestore.model_signature import differences, model_fields
+from featurestore.model_signature import misfit
 from featurestore.status import Status
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal
@@ -104,7 +104,8 @@ class Predictor:
     def _require_fit(self, name: str, model: ModelDescription, plan: ServicePlan) -> None:
         if model.signature is not None:
             if model.signature.get("signature") != plan.signature:
-                raise ServingError(self._misfit(name, model.signature, plan))
+                views = self._engine.catalog.views
+                raise ServingError(misfit(name, model.signature, plan.service, views) or "its signature is another")
         elif not self._sidecar.access.unsigned:
             raise ServingError(
                 f"model {name!r} has no signature that says what it was trained on; put signature.json beside it, or "
@@ -117,17 +118,6 @@ class Predictor:
                 f"model {name!r} takes {', '.join(taken)}, {plan.owner} gives one FP32 [-1, {width}]; "
                 "export it with one matrix as its input"
             )
-
-    def _misfit(self, name: str, signature: dict[str, object], plan: ServicePlan) -> str:
-        fields = signature.get("fields")
-        theirs = fields if isinstance(fields, list) else []
-        told = differences(theirs, model_fields(plan.service, self._engine.catalog.views))
-        return (
-            f"model {name!r} was trained on feature service {signature.get('feature_service')!r} of another signature "
-            f"than {plan.owner} has now: {'; '.join(told[:10]) or 'the rule of the cast'}"
-            f"{f' and {len(told) - 10} more' if len(told) > 10 else ''}; train it on this service, or serve the one it "
-            "was trained on"
-        )
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import ModelUnavailable
+from featurestore.model_signature import FILE_NAME
 
-FILE_NAME = "signature.json"
 #: The parameter of requests and metadata that carries it.
 PARAMETER = "featurestore_signature"
 BYTES_MAX = 1 << 20

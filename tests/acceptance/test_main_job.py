@@ -145,6 +145,8 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "freshness": (["freshness", "--service", "basket"], 0),
     "push": (["push", "stock", "sources/stock/a.csv"], 0),
     "token": (["token", "pricing"], 0),
+    "sign-model": (["sign-model", "--manifest", "none.manifest.json", "--model", "models/late/1"], 2),
+    "predict": (["predict", *BASKET, "--model", "late", "--spine", "spine.parquet", "--out", "{out}/p.csv"], 2),
     "quarantine list": (["quarantine", "list"], 0),
     "quarantine show": (["quarantine", "show", "--view", "spending"], 0),
     "quarantine export": (["quarantine", "export", "--view", "spending", "--out", "{out}/q.csv"], 0),
@@ -171,8 +173,8 @@ def test_with_json_stdout_is_one_document_and_stderr_holds_none(
 
 
 def test_every_command_is_tried_with_json() -> None:
-    """`serve` and `demo` have tests of their own."""
-    assert {arguments[0] for arguments, _ in WITH_JSON.values()} == set(COMMANDS) - {"serve", "demo"}
+    """`serve`, `sidecar` and `demo` have tests of their own."""
+    assert {arguments[0] for arguments, _ in WITH_JSON.values()} == set(COMMANDS) - {"serve", "sidecar", "demo"}
 
 
 def test_after_apply_there_is_nothing_to_plan_or_to_apply(inside: Run, store: Path) -> None:

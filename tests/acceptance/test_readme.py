@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -68,7 +68,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "bit-equal to a training set as of now" in printed
     assert "7 break the contract; visibility widened to 15 miles, 6 replayed into history, 1 stays" in printed
     assert "0 differ" in printed
+    assert_the_leak_is_worth_less(printed)
+    assert re.search(r"predict +next 100 departures.* bit-equal to the batch", printed)
     return folder
+
+
+def assert_the_leak_is_worth_less(printed: str) -> None:
+    """It looks better offline than ours, and does worse when served."""
+    found = re.search(r"leak (0\.\d+) offline, (0\.\d+) served .* ours (0\.\d+) and (0\.\d+)", printed)
+    assert found is not None, printed
+    leak_offline, leak_served, offline, served = map(float, found.groups())
+    assert leak_offline > offline + 0.02
+    assert 0.5 < leak_served < served - 0.01
 
 
 def test_make_demo_runs_the_demo_and_make_test_the_tests() -> None:
@@ -87,10 +98,33 @@ def test_the_commands_that_explore_the_demo_run(demo: Path) -> None:
 
 def test_the_client_program_gets_its_answer(demo: Path) -> None:
     """The Python block that asks a server."""
-    program = block_with("python", "FeatureClient")
+    program = block_with("python", "client.get_online_features")
     with serving(demo / "flights-demo") as address:
         printed = run_python(program.replace("127.0.0.1:6566", address), demo)
     assert re.search(r"\[.*39\.9.*\]", printed)
+
+
+def test_the_commands_that_sign_and_predict_run(demo: Path) -> None:
+    """The block of "From features to predictions": the signature is the one that the demo wrote."""
+    repository = demo / "flights-demo"
+    signature = repository / "models" / "late_arrival" / "1" / "signature.json"
+    written = signature.read_bytes()
+    printed = shell(block_with("sh", "sign-model"), repository)
+    assert signature.read_bytes() == written
+    assert "wrote 100 rows with late_probability of late_arrival, version 1" in printed
+    assert "late_probability" in (repository / "predictions.csv").read_text().partition("\n")[0]
+
+
+def test_the_client_program_gets_a_prediction(demo: Path) -> None:
+    """The Python block of "From features to predictions", with a sidecar beside the server."""
+    program = block_with("python", "client.predict")
+    repository = demo / "flights-demo"
+    with (
+        running(repository, "sidecar", "--models", "models", "--address", "127.0.0.1:0") as sidecar,
+        serving(repository, FEATURESTORE_INFERENCE_ADDRESS=sidecar) as address,
+    ):
+        printed = run_python(program.replace("127.0.0.1:6566", address), demo)
+    assert re.fullmatch(r"\[\[0\.[0-9]+\]\] \[[0-9]\]\n", printed)
 
 
 def test_a_new_repository_runs_from_init_to_verify(tmp_path: Path) -> None:
@@ -145,11 +179,21 @@ def run_python(program: str, folder: Path) -> str:
     return done.stdout
 
 
-@contextmanager
-def serving(repository: Path, now: str = CUT) -> Iterator[str]:
+def serving(repository: Path, **settings: str) -> AbstractContextManager[str]:
     """`featurestore serve` on a free port; yields its address."""
-    command = [sys.executable, "-m", "featurestore.cli.main", "--now", now, "serve", "--port", "0"]
-    with subprocess.Popen(command, cwd=repository, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    return running(repository, "--now", CUT, "serve", "--port", "0", **settings)
+
+
+@contextmanager
+def running(repository: Path, *command: str, **settings: str) -> Iterator[str]:
+    """A command that serves; yields its address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "featurestore.cli.main", *command],
+        cwd=repository,
+        env=environment() | settings,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().removeprefix("serving on ").strip()
