@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks import machine
 from benchmarks.inference import started
-from benchmarks.measure import SEED, Unequal, in_turn
+from benchmarks.measure import SEED, Unequal, steadily
 from serving.inference._pb.inference import open_inference_pb2 as pb
 from serving.inference.model import Model, load_model
 from serving.inference.model_config import ModelConfig
@@ -73,7 +73,7 @@ def one_size(channel: grpc.Channel, own: Model, rows: int, features: int, calls:
         raise Unequal(f"{rows} rows: the sidecar's answer differs")
     for _ in range(10):
         over_socket()
-    times = in_turn(sides, calls, collect=False)
+    times = steadily(sides, calls)
     told: dict[str, Any] = {"rows": rows}
     for side, taken in times.items():
         told[side] = {

@@ -81,11 +81,16 @@ class FlightsDemo:
             self._step("serve", self._serve)
             self._step("quarantine", self._quarantine)
             self._step("verify", self._verify)
-            if missing := [name for name in MODEL_NEEDS if importlib.util.find_spec(name) is None]:
-                self._step("train", lambda: f"left out, as is predict, without {', '.join(missing)}: {MODEL_INSTALL}")
-            else:
-                self._step("train", self._train)
-                self._step("predict", self._predict)
+            self.predictions()
+
+    def predictions(self) -> None:
+        """The steps with a model; where what they need is not installed, one that says so."""
+        missing = [name for name in MODEL_NEEDS if importlib.util.find_spec(name) is None]
+        if missing:
+            self._step("train", lambda: f"left out, as is predict, without {', '.join(missing)}: {MODEL_INSTALL}")
+            return
+        self._step("train", self._train)
+        self._step("predict", self._predict)
 
     def closing(self, folder: str) -> str:
         """What to do next."""

@@ -179,9 +179,9 @@ def run_python(program: str, folder: Path) -> str:
     return done.stdout
 
 
-def serving(repository: Path, **settings: str) -> AbstractContextManager[str]:
+def serving(repository: Path, now: str = CUT, **settings: str) -> AbstractContextManager[str]:
     """`featurestore serve` on a free port; yields its address."""
-    return running(repository, "--now", CUT, "serve", "--port", "0", **settings)
+    return running(repository, "--now", now, "serve", "--port", "0", **settings)
 
 
 @contextmanager
