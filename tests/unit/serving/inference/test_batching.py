@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
-from featurestore.errors import ModelFailed
+from featurestore.errors import ModelFailed, ModelUnavailable
 from serving.inference.batcher import Batcher
 from serving.inference.model import Feeds
 from serving.inference.model_config import ModelConfig
@@ -149,6 +149,8 @@ def test_a_request_whose_caller_went_away_is_not_run() -> None:
         await asyncio.gather(first, stays)
         await own.drain()
         assert own.waiting_rows == 0
+        with pytest.raises(ModelUnavailable, match="no longer served"):
+            await own.infer(ones(1), 1)
 
     run(scene())
 
