@@ -11,26 +11,25 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import SEED
 
-LAYERS = 3
+LAYERS = 4
 
 
 def write_linear(folder: Path, weights: NDArray[np.float32]) -> None:
     """`y = x @ weights`."""
-    _write(folder, [weights.reshape(-1, 1)])
+    write_layers(folder, [weights.reshape(-1, 1)])
 
 
 def write_heavy(folder: Path, width: int) -> None:
     """Layers of width x width: a batch costs little more than a row, since the weights are read once for all."""
     random = np.random.default_rng(SEED)
     layer = (random.normal(size=(width, width)) / np.sqrt(width)).astype(np.float32)
-    _write(folder, [layer] * LAYERS)
+    write_layers(folder, [layer] * LAYERS)
 
 
-def _write(folder: Path, layers: list[NDArray[np.float32]]) -> None:
+def write_layers(folder: Path, layers: list[NDArray[np.float32]]) -> None:
+    """One matrix product after the other."""
     names = ["x", *(f"h{place}" for place in range(1, len(layers))), "y"]
-    nodes = [
-        helper.make_node("MatMul", [names[place], f"w{place}"], [names[place + 1]]) for place in range(len(layers))
-    ]
+    nodes = [helper.make_node("MatMul", [name, f"w{at}"], [names[at + 1]]) for at, name in enumerate(names[:-1])]
     graph = helper.make_graph(
         nodes,
         "model",
@@ -39,6 +38,5 @@ def _write(folder: Path, layers: list[NDArray[np.float32]]) -> None:
         [numpy_helper.from_array(layer, f"w{place}") for place, layer in enumerate(layers)],
     )
     folder.mkdir(parents=True)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")

@@ -18,6 +18,7 @@ from benchmarks import (
     cold_start,
     flights,
     gate,
+    inference,
     load,
     load_publish,
     lookup,
@@ -164,6 +165,17 @@ def test_lookup_ways_agree_with_the_training_set(setting: Setting) -> None:
 
     names = [f"{batch} x 3 {way}, {which}" for batch in (100, 1) for way in lookup.WAYS for which in ("p50", "p99")]
     assert list(figures(found)) == names
+
+
+def test_predictions_are_checked_before_they_are_timed(setting: Setting) -> None:
+    found = inference.run(setting)
+
+    figures(found)
+    assert [one.required for one in found.measured if one.required] == [
+        inference.AGAINST_PARTS_MAX,
+        inference.BATCHING_MIN,
+        inference.ROW_US_MAX,
+    ]
 
 
 def test_publish_is_measured_in_rows_and_bytes(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

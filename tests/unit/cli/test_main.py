@@ -150,6 +150,10 @@ def test_every_error_has_an_exit_code_of_its_own_class_or_a_parent() -> None:
         "Unauthenticated": 3,
         "PermissionDenied": 3,
         "IssuerUnreachable": 3,
+        "ModelError": 3,
+        "ModelUnavailable": 3,
+        "ModelFailed": 3,
+        "ModelOutOfMemory": 3,
     }
     assert set(EXIT_CODES.values()) == {1, 2, 3, 4}
 
