@@ -179,7 +179,11 @@ def _rows_to_tensor(store: FeatureStore, shape: Shape, size: Size) -> Measured:
 
     (view,) = lookup.plan.views
     rows = asked.distinct[0].in_order(found[0])
-    times = steadily({"": lambda: to_matrix(lookup.plan.matrix, view.decoder.decode(rows).columns)}, size.calls)[""]
+
+    def tensor() -> NDArray[np.float32]:
+        return to_matrix(lookup.plan.matrix, view.decoder.decode(rows).decoded.for_matrix())
+
+    times = steadily({"": tensor}, size.calls)[""]
     return Measured(
         what=f"stored rows to tensor, {size.rows} x {size.features}, a row",
         value=times.median / size.rows * 1e6,

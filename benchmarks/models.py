@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import SEED
 
-LAYERS = 3
+LAYERS = 4
 
 
 def write_linear(folder: Path, weights: NDArray[np.float32]) -> None:

@@ -93,10 +93,7 @@ class OnlineResponse:
 
     def to_matrix(self) -> NDArray[np.float32]:
         """The columns as one float32 matrix, a row per key, by the rule that training uses."""
-        columns = [
-            (self.columns[place] if column.validity else column.values) if isinstance(column, Words) else column
-            for place, column in enumerate(self.as_they_lie)
-        ]
+        columns = self._in_order([decoded.for_matrix() for decoded in self.decoded])
         return to_matrix(self.plan.matrix, columns)
 
     def to_dict(self, *, statuses: bool = False, event_timestamps: bool = False) -> dict[str, list[object]]:

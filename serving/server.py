@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -119,9 +118,6 @@ async def _serve_until_signal(
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
-        # What lives as long as the process is looked through by the collector once, not in the middle of requests.
-        gc.collect()
-        gc.freeze()
         ready(address)
         await stop.wait()
         if options.worker:

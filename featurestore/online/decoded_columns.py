@@ -108,6 +108,13 @@ class DecodedColumns:
                 columns[position] = self.arrays[position]
         return columns
 
+    def for_matrix(self) -> list[memoryview | pa.Array]:
+        """Each column as `to_matrix` takes it: the bytes of numbers without nulls, arrays otherwise."""
+        return [
+            (self.arrays[place] if column.validity else column.values) if isinstance(column, Words) else column
+            for place, column in enumerate(self.as_they_lie())
+        ]
+
 
 def packed_bits(bits: NDArray[np.bool_] | NDArray[np.uint8]) -> pa.Buffer:
     """A bitmap as Arrow has it."""

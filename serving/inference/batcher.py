@@ -80,6 +80,7 @@ class Batcher:
         self._due: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._mean_s = 0.001
+        self._ended = False
 
     @property
     def stuck(self) -> bool:
@@ -92,6 +93,8 @@ class Batcher:
             raise InputError(
                 f"{rows} rows in one request, {self._name} takes {self._rows_max}; split it, or raise max_batch_rows"
             )
+        if self._ended:
+            raise ModelUnavailable(f"{self._name} is no longer served; ask for another version")
         if self.stuck:
             raise self._stuck_error()
         if self._queue and self.waiting_rows + rows > self._config.queue_rows:
@@ -109,6 +112,7 @@ class Batcher:
         while self.waiting_rows or any(i.batch is not None and not i.given_up for i in self._instances):
             self._drained.clear()
             await self._drained.wait()
+        self._ended = True
         for instance in self._instances:
             instance.inbox.put(None)
 

@@ -8,7 +8,7 @@ import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 
 
-class Linear(Model):  # type: ignore[misc]  # kserve stands in an environment of its own
+class Linear(Model):  # type: ignore[misc]  # not installed here
     """`y = x @ [1, 10, 100, 1000, 10000]`."""
 
     def load(self) -> bool:

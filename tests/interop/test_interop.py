@@ -69,12 +69,7 @@ def test_the_client_of_triton_works_with_our_sidecar(tmp_path: Path) -> None:
 def kserve(folder: Path) -> Iterator[int]:
     """A KServe ModelServer; yields its gRPC port."""
     port = free_port()
-    command: list[str | Path] = [
-        python("kserve", "kserve==0.21.*"),
-        HERE / "kserve_side.py",
-        str(port),
-        str(free_port()),
-    ]
+    command = [str(python("kserve", "kserve==0.21.*")), str(HERE / "kserve_side.py"), str(port), str(free_port())]
     with (
         (folder / "kserve.log").open("w") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as process,

@@ -28,6 +28,7 @@ from featurestore_client import (
 )
 from serving.server import ServeOptions
 from serving.sidecar import SidecarAccess
+from tests.fix_proxy import Proxy
 from tests.fix_redis import free_port
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.inference import models
@@ -202,10 +203,14 @@ def answers(client: FeatureClient) -> bool:
 
 
 def test_a_sidecar_that_hangs_costs_its_time_and_no_more(world: World) -> None:
-    slow = world.client_of(timeout_s=0.000_1)
+    with running(world.models) as other, Proxy(int(other.address.rpartition(":")[2])) as between:
+        client = world.client_of(address=f"127.0.0.1:{between.port}", timeout_s=0.5)
+        assert len(client.predict("departures", "late", KEYS, request=REQUEST)) == 2
+        between.change = lambda answer: b""
 
-    with pytest.raises(DeadlineExceeded, match="has not answered within"):
-        slow.predict("departures", "late", KEYS, request=REQUEST)
+        with pytest.raises(DeadlineExceeded, match=r"has not answered within 0\.5 s"):
+            client.predict("departures", "late", KEYS, request=REQUEST)
+        assert len(client.get_online_features("departures", KEYS, request=REQUEST)) == 2
 
 
 def test_more_rows_than_the_model_takes_are_refused(world: World) -> None:

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
-from featurestore.errors import ModelFailed
+from featurestore.errors import ModelFailed, ModelUnavailable
 from serving.inference.batcher import Batcher
 from serving.inference.model import Feeds
 from serving.inference.model_config import ModelConfig
@@ -149,6 +149,8 @@ def test_a_request_whose_caller_went_away_is_not_run() -> None:
         await asyncio.gather(first, stays)
         await own.drain()
         assert own.waiting_rows == 0
+        with pytest.raises(ModelUnavailable, match="no longer served"):
+            await own.infer(ones(1), 1)
 
     run(scene())
 
@@ -229,8 +231,16 @@ def test_a_model_that_hangs_is_not_ready_others_are_and_it_comes_back(sidecar: R
     assert {given_up.value.code(), refused.value.code()} == {grpc.StatusCode.UNAVAILABLE}
     assert (sidecar.ready("spinner"), sidecar.health("spinner")) == (False, "NOT_SERVING")
     assert sidecar.infer("linear", {"x": rows(1)})["y"].shape == (1, 1)
-    until(lambda: sidecar.ready("spinner"), timeout_s=60)
-    assert sidecar.infer("spinner", {"turns": np.array([1])})["y"].tolist() == [1]
+    until(lambda: turns(sidecar), timeout_s=60)
+    assert (sidecar.ready("spinner"), sidecar.health("spinner")) == (True, "SERVING")
+
+
+def turns(sidecar: RunningSidecar) -> bool:
+    """Whether the spinner answers (again)."""
+    try:
+        return sidecar.infer("spinner", {"turns": np.array([1])})["y"].tolist() == [1]
+    except grpc.RpcError:
+        return False
 
 
 def test_a_caller_with_a_deadline_is_answered_by_it(sidecar: RunningSidecar) -> None:
@@ -238,7 +248,7 @@ def test_a_caller_with_a_deadline_is_answered_by_it(sidecar: RunningSidecar) -> 
         sidecar.infer("spinner", {"turns": np.array([LONG])}, timeout_s=0.05)
 
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    until(lambda: sidecar.ready("spinner"), timeout_s=60)
+    until(lambda: turns(sidecar), timeout_s=60)
 
 
 def test_a_sidecar_that_stops_finishes_what_it_began(tmp_path: Path) -> None:
