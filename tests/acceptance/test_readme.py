@@ -115,6 +115,13 @@ def test_the_commands_that_sign_and_predict_run(demo: Path) -> None:
     assert "late_probability" in (repository / "predictions.csv").read_text().partition("\n")[0]
 
 
+def test_the_page_of_models_shows_no_other_commands() -> None:
+    """So that what is run here is what stands there."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^featurestore .*$", page, flags=re.MULTILINE)
+    assert shown == block_with("sh", "sign-model").splitlines()
+
+
 def test_the_client_program_gets_a_prediction(demo: Path) -> None:
     """The Python block of "From features to predictions", with a sidecar beside the server."""
     program = block_with("python", "client.predict")
