@@ -137,6 +137,7 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "describe feature-service": (["describe", "feature-service", "basket"], 0),
     "describe apply": (["describe", "apply", "1"], 0),
     "contract": (["contract", "stock"], 0),
+    "validate": (["validate", "stock"], 0),
     "materialize": (["materialize", "2024-05-01T00:00:00Z", "2024-05-03T00:00:00Z"], 0),
     "materialize-incremental": (["materialize-incremental", "2024-05-03T00:00:00Z"], 0),
     "get-historical-features": ([*TRAIN, "--out", "{out}/t.csv"], 0),
@@ -171,8 +172,8 @@ def test_with_json_stdout_is_one_document_and_stderr_holds_none(
 
 
 def test_every_command_is_tried_with_json() -> None:
-    """`serve` and `demo` have tests of their own."""
-    assert {arguments[0] for arguments, _ in WITH_JSON.values()} == set(COMMANDS) - {"serve", "demo"}
+    """`serve`, `sidecar` and `demo` have tests of their own."""
+    assert {arguments[0] for arguments, _ in WITH_JSON.values()} == set(COMMANDS) - {"serve", "sidecar", "demo"}
 
 
 def test_after_apply_there_is_nothing_to_plan_or_to_apply(inside: Run, store: Path) -> None:
