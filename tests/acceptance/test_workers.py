@@ -72,7 +72,7 @@ def until(holds: Callable[[], bool]) -> None:
 class Load:
     """Clients that ask all the time, each call again on UNAVAILABLE inside its deadline; keeps what failed."""
 
-    def __init__(self, address: str, clients: int = 2, timeout_s: float = 30.0) -> None:
+    def __init__(self, address: str, clients: int = 2, timeout_s: float = 60.0) -> None:
         self.failures: list[str] = []
         self.answered = 0
         self._timeout_s, self._stop = timeout_s, threading.Event()
