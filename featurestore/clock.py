@@ -110,6 +110,21 @@ def iso_text(value: int) -> str:
     return from_us(value).isoformat().replace("+00:00", "Z")
 
 
+def duration_text(value: timedelta) -> str:
+    """A duration in the largest unit that divides it: `7d`, `90min`, `1500ms`."""
+    us = timedelta_us(value)
+    for unit, size in (
+        ("d", 86_400_000_000),
+        ("h", 3_600_000_000),
+        ("min", 60_000_000),
+        ("s", 1_000_000),
+        ("ms", 1000),
+    ):
+        if us % size == 0:
+            return f"{us // size}{unit}"
+    return f"{us}us"
+
+
 def timedelta_us(value: timedelta) -> int:
     """A duration in microseconds, exact."""
     return value // MICROSECOND

@@ -117,13 +117,34 @@ PROMISE = Family(
     labels=("view",),
     merge="max",
 )
+LOAD_ROWS = Family(
+    name="featurestore_view_load_rows",
+    kind="gauge",
+    help="Rows of the last load of a view by outcome: read, quarantined, warned.",
+    labels=("view", "outcome"),
+    merge="max",
+)
+LOAD_BREACHES = Family(
+    name="featurestore_view_load_breaches",
+    kind="gauge",
+    help="Rows of the last load of a view that break a rule of its contract.",
+    labels=("view", "rule"),
+    merge="max",
+)
+RUN_FAILED = Family(
+    name="featurestore_view_run_failed",
+    kind="gauge",
+    help="Whether the last run failed for a view.",
+    labels=("view",),
+    merge="max",
+)
 WORKERS = Family(name="featurestore_workers", kind="gauge", help="Worker processes alive.")
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, REQUEST_ROWS, ROWS, IN_FLIGHT, QUEUE_DEPTH, SHED, BREAKER,
-        SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, WORKERS,
+        SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, LOAD_ROWS, LOAD_BREACHES, RUN_FAILED, WORKERS,
     )
 }  # fmt: skip
 

@@ -38,9 +38,8 @@ from serving.servicer import SERVICE, FeatureServing
 from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
-from serving.view_gauges import watch_views
+from serving.view_gauges import JobStates, watch_views
 from serving.warm_up import NearCacheOptions, PreloadOptions
-from serving.watermarks import PublishStates
 from serving.wire import Limits
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class ServeOptions:
 
 def run(
     registry: RegistryReader,
-    states: PublishStates,
+    states: JobStates,
     store: OnlineStore,
     clock: Clock,
     options: ServeOptions,

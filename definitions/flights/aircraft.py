@@ -49,10 +49,12 @@ previous_leg = FeatureView(
         timestamp_field="dep_utc",
         created_timestamp_column="arr_utc",
         description="Completed flights, in the order of their arrival.",
+        links={"records": "https://www.transtats.bts.gov"},
     ),
     ttl=timedelta(days=2),
     freshness=timedelta(hours=12),
     owner=OWNER,
+    tier="standard",
     on_violation="reject",
     conditions=[
         Condition(name="late_is_by_more_than_15_min", sql="late = (arr_delay_min > 15)"),
@@ -107,6 +109,7 @@ aircraft_register = FeatureView(
     ),
     ttl=None,
     owner=OWNER,
+    tier="standard",
     # 40 of 3,322 rows seat fewer than 19: private aircraft whose registration is also some airline's fleet number.
     # They are reported and kept, since what they say is odd, not impossible.
     on_violation="warn",

@@ -34,6 +34,7 @@ destination_airport = FeatureView(
     ),
     ttl=None,
     owner=OWNER,
+    tier="standard",
     # Three of 1,458 rows are elsewhere by mistake and set aside: DVT and MYF (Asia/Chongqing), EEN (72 degrees north).
     on_violation="quarantine",
     future_tolerance=timedelta(0),

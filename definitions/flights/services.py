@@ -53,6 +53,7 @@ departure_delay = FeatureService(
         ),
     ],
     owner=OWNER,
+    tier="standard",
     description="Will this flight arrive more than 15 minutes late? Asked at its scheduled departure.",
     tags={"model": "late_arrival"},
 )

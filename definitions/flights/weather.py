@@ -24,10 +24,12 @@ weather = FeatureView(
         timestamp_field="observed_hour",
         created_timestamp_column="reported_at",
         description="Hourly reports of the three airports; some hours are missing, and the last day of 2013 is.",
+        links={"observations": "https://mesonet.agron.iastate.edu/request/download.phtml"},
     ),
     ttl=timedelta(hours=4),
     freshness=timedelta(hours=3),
     owner=OWNER,
+    tier="standard",
     # One row in 26,115 breaks the contract: 1048 mph of wind at EWR on 12 February. It is set aside, the rest is used.
     on_violation="quarantine",
     conditions=[

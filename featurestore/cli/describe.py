@@ -11,7 +11,7 @@ from featurestore.cli.described import described
 from featurestore.cli.list_objects import apply_row, plural, run_row
 from featurestore.cli.output import instant, print_json
 from featurestore.cli.repository import Context, Repository
-from featurestore.cli.view_record import freshness_record, last_breaches, last_publishes
+from featurestore.cli.view_record import freshness_record, last_breaches, last_publishes, quarantined
 from featurestore.errors import InputError, NotFoundError
 from featurestore.feature_service import FeatureService
 from featurestore.fingerprint import signature_document
@@ -103,6 +103,7 @@ def _view(repository: Repository, name: str) -> Document:
         "definition": registry.fingerprint("view", view.ref),
         "consumers": consumers_of_views(repository, [view.ref]),
         "last_breaches": last_breaches(repository, view),
+        "quarantined": quarantined(repository, view),
         "freshness_record": freshness_record(repository, view),
         "last_publishes": last_publishes(repository, view),
     }

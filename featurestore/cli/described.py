@@ -17,6 +17,8 @@ _COLUMNS = ("name", "dtype", "description")
 #: Lists of fields, which are shown with their contract in words.
 _FIELDS = ("schema", "request_fields")
 _DIGEST, _DIGEST_SHOWN = re.compile("[0-9a-f]{64}"), 12
+#: Characters of a text in a table; `--json` has all.
+_CELL_SHOWN = 120
 
 
 def described(document: Document) -> str:
@@ -59,7 +61,7 @@ def _lines(values: Document) -> str:
 
 
 def _table(rows: list[Document]) -> str:
-    """Columns that say nothing are left out, and so are all but the first characters of digests."""
+    """Columns that say nothing are left out, and so are all but the first characters of digests and long texts."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
     cells = [[_shortened(_shown(name, row.get(name))) for name in names] for row in rows]
     return table([_title(name) for name in names], cells)
@@ -89,7 +91,11 @@ _UNITS: dict[str, Callable[[float], str | None]] = {
 
 
 def _shortened(value: Any) -> Any:
-    return value[:_DIGEST_SHOWN] if isinstance(value, str) and _DIGEST.fullmatch(value) else value
+    if not isinstance(value, str):
+        return value
+    if _DIGEST.fullmatch(value):
+        return value[:_DIGEST_SHOWN]
+    return value if len(value) <= _CELL_SHOWN else f"{value[: _CELL_SHOWN - 3]}..."
 
 
 def _indented(text: str) -> str:

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from featurestore.clock import iso_text
+from featurestore.clock import duration_text, iso_text
 
 
 def print_json(document: Any) -> None:
@@ -55,20 +55,8 @@ def instant(us: int | None) -> str | None:
 
 
 def duration(value: timedelta | None) -> str | None:
-    """A duration in the largest unit that divides it: `7d`, `90min`, `1500ms`."""
-    if value is None:
-        return None
-    us = value // timedelta(microseconds=1)
-    for unit, size in (
-        ("d", 86_400_000_000),
-        ("h", 3_600_000_000),
-        ("min", 60_000_000),
-        ("s", 1_000_000),
-        ("ms", 1000),
-    ):
-        if us % size == 0:
-            return f"{us // size}{unit}"
-    return f"{us}us"
+    """A duration as `duration_text` writes it; None stays."""
+    return None if value is None else duration_text(value)
 
 
 class Progress:

@@ -66,6 +66,14 @@ def _flags(names: list[str]) -> str:
     return ", ".join("ID" if name == "id" else f"--{name}" for name in names)
 
 
+#: What is said of no row; by whether only some rows were asked for.
+_NO_ROW = {False: "no row is quarantined", True: "no such row is quarantined; `featurestore quarantine list` has all"}
+
+
+def _narrowed(args: argparse.Namespace) -> bool:
+    return bool(args.view or args.rule or args.run)
+
+
 def _filters(args: argparse.Namespace) -> dict[str, Any]:
     return {"rule": args.rule or "", "run": args.run or ""}
 
@@ -87,7 +95,7 @@ def _list(store: FeatureStore, args: argparse.Namespace) -> Answer:
     ]
     total = sum(row["rows"] for row in rows)
     if not rows:
-        return {"rows": 0, "counts": []}, "no row is quarantined"
+        return {"rows": 0, "counts": []}, _NO_ROW[_narrowed(args)]
     shown = table(list(rows[0]), [list(row.values()) for row in rows])
     return {"rows": total, "counts": rows}, f"{shown}\n\n{total:,} rows are quarantined"
 
@@ -104,7 +112,7 @@ def _show(store: FeatureStore, args: argparse.Namespace) -> Answer:
     rows = documents(store.quarantine(args.view, **_filters(args), limit=limit + 1))
     shown = rows[:limit]
     if not shown:
-        return {"rows": [], "more": False}, "no row is quarantined"
+        return {"rows": [], "more": False}, _NO_ROW[_narrowed(args)]
     cells = [
         [row["id"], row["quarantined_at"], row["reason"], _value(row), f"{row['source']}, row {row['source_row']}"]
         for row in shown
@@ -179,8 +187,10 @@ def _replayed(outcome: RunOutcome) -> str:
 
 def _drop(store: FeatureStore, args: argparse.Namespace) -> Answer:
     if not args.yes:
-        counts = store.quarantine(args.view, **_filters(args)).num_rows
-        raise InputError(f"{counts:,} rows would be removed for good; export them first, and pass --yes to do it")
+        ref = store.repository.registry.view(args.view).ref
+        counted = store.quarantine_counts(**_filters(args)).to_pylist()
+        rows = sum(row["rows"] for row in counted if row["view"] == ref)
+        raise InputError(f"{rows:,} rows would be removed for good; export them first, and pass --yes to do it")
     dropped = store.drop_quarantine(args.view, **_filters(args))
     return {"dropped": dropped}, f"dropped {dropped:,} rows"
 

@@ -1,12 +1,14 @@
-"""What happened to a view, for `describe`: its last breaches, and how its publishes kept the promise of freshness."""
+"""What happened to a view, for `describe`: its last breaches, its quarantine, how publishes kept the promise."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from featurestore.cli.output import instant
 from featurestore.cli.repository import Repository
 from featurestore.clock import timedelta_us, to_us
+from featurestore.errors import StoreError
 from featurestore.feature_view import FeatureView
 from featurestore.freshness import view_freshness
 from featurestore.registry.state import PublishRecord, Run
@@ -37,6 +39,22 @@ def _breach(run: Run, ref: str) -> Row | None:
         "breaches": loaded.get("breaches"),
         "error": counts.get("error"),
     }
+
+
+def quarantined(repository: Repository, view: FeatureView) -> Row:
+    """How many rows are in quarantine by rule, pushed ones too; `unknown` says why the offline store does not tell."""
+    from featurestore.ingest.push import RUN as PUSH_RUN
+    from featurestore.offline.quarantine import Chosen
+
+    try:
+        counts = repository.offline.quarantine.counts(Chosen(view=view.ref)).to_pylist()
+    except StoreError as error:
+        return {"unknown": str(error)}
+    pushed = sum(row["rows"] for row in counts if row["run"] == PUSH_RUN)
+    rules: Counter[str] = Counter()
+    for row in counts:
+        rules[f"{row['field']}:{row['rule']}"] += row["rows"]
+    return {"rows": rules.total(), "pushed": pushed, "breaches": dict(rules)}
 
 
 def freshness_record(repository: Repository, view: FeatureView) -> Row:

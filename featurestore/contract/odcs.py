@@ -5,6 +5,7 @@ What the standard has no faithful form for stands as a `custom` check of the eng
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from featurestore.clock import MICROSECOND
@@ -51,16 +52,18 @@ def open_data_contract(view: FeatureView, project: str) -> Document:
         document["team"] = {"name": view.owner}
     if view.tags:
         document["tags"] = _tags(view.tags)
+    if view.links:
+        document["authoritativeDefinitions"] = _links(view.links)
     document["schema"] = [_history(view)]
     if view.freshness is not None:
         seconds = view.freshness / (1_000_000 * MICROSECOND)
         document["slaProperties"] = [
             {"property": "freshness", "value": seconds, "unit": "s", "element": f"{view.name}.{EVENT}"}
         ]
-    policies = {"onViolation": view.on_violation, "maxBreachShare": view.max_breach_share}
+    custom = {"onViolation": view.on_violation, "maxBreachShare": view.max_breach_share, "tier": view.tier or None}
     if view.ttl is not None:
-        policies["ttlSeconds"] = view.ttl / (1_000_000 * MICROSECOND)
-    document["customProperties"] = _custom_properties(policies)
+        custom["ttlSeconds"] = view.ttl / (1_000_000 * MICROSECOND)
+    document["customProperties"] = _custom_properties(custom)
     return document
 
 
@@ -107,6 +110,8 @@ def _field(field: Field) -> Document:
         document["description"] = field.description
     if field.tags:
         document["tags"] = _tags(field.tags)
+    if field.links:
+        document["authoritativeDefinitions"] = _links(field.links)
     if not field.nullable:
         document["required"] = True
     options, beyond = _options(field)
@@ -184,6 +189,10 @@ def _check(name: str, implementation: Document) -> Document:
 
 def _custom_properties(values: Document) -> list[Document]:
     return [{"property": name, "value": value} for name, value in values.items() if value is not None]
+
+
+def _links(links: Mapping[str, str]) -> list[Document]:
+    return [{"type": name, "url": address} for name, address in links.items()]
 
 
 def _tags(tags: Any) -> list[str]:

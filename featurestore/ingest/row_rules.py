@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.clock import MICROSECOND
+from featurestore.clock import MICROSECOND, duration_text
 from featurestore.compiler.names import CREATED, EVENT
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.breach import Breach, Mask
@@ -55,7 +55,7 @@ class RowRules:
     def _ahead(self, rows: pa.Table, limit_us: int, unsound: Mask) -> Breach:
         column, tolerance = self._shown[EVENT], self._view.future_tolerance
         ahead = pc.greater(rows.column(EVENT).combine_chunks().cast(pa.int64()), limit_us).fill_null(False)
-        by = f"more than {tolerance} " if tolerance else ""
+        by = f"more than {duration_text(tolerance)} " if tolerance else ""
         return Breach(
             column=column,
             rule="future",

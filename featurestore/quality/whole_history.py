@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from featurestore.clock import from_us
+from featurestore.clock import duration_text, from_us
 from featurestore.compiler.history_rules import HistoryStretch
 from featurestore.offline.base import OfflineStore
 from featurestore.offline.history_rules import gap_verdict, order_verdict, volume_verdict
@@ -27,7 +27,9 @@ def tally_history(offline: OfflineStore, stretch: HistoryStretch) -> Iterator[Ta
         if view.volume.at_least is not None and view.volume.at_most is not None:
             limits = f"{view.volume.at_least} to {view.volume.at_most}"
         yield Tally(
-            expected=history_expected(view, VOLUME, f"a window of {view.volume.per} has not {limits} rows"),
+            expected=history_expected(
+                view, VOLUME, f"a window of {duration_text(view.volume.per)} has not {limits} rows"
+            ),
             rows=volume.windows,
             breaches=volume.too_few + volume.too_many,
             examples=_at(volume.first_broken_us, fewest=volume.fewest, most=volume.most),
@@ -35,7 +37,9 @@ def tally_history(offline: OfflineStore, stretch: HistoryStretch) -> Iterator[Ta
     if view.largest_gap is not None:
         gap = gap_verdict(offline, stretch)
         yield Tally(
-            expected=history_expected(view, LARGEST_GAP, f"no row comes for longer than {view.largest_gap}"),
+            expected=history_expected(
+                view, LARGEST_GAP, f"no row comes for longer than {duration_text(view.largest_gap)}"
+            ),
             rows=order.rows,
             breaches=gap.gaps,
             examples=[] if gap.holds else _at(gap.from_us, largest_s=(gap.largest_us or 0) / 1_000_000),

@@ -251,7 +251,9 @@ def _regex_fault(pattern: str) -> str | None:
     import pyarrow.compute as pc
 
     try:
-        pc.match_substring_regex(pa.array([""]), rf"\A(?:{pattern})\z")
+        # As it stands first: `a)|(?:b` would close the group that holds it to the whole text.
+        for text in (pattern, rf"\A(?:{pattern})\z"):
+            pc.match_substring_regex(pa.array([""]), text)
     except (pa.ArrowInvalid, UnicodeEncodeError) as error:
         return str(error).removeprefix("Invalid regular expression: ")
     return None

@@ -183,6 +183,20 @@ def test_a_rule_without_a_faithful_form_is_named_in_the_suite_and_left_out_of_it
     assert len(suite["expectations"]) + len(named_there) == len(EXPECTED)
 
 
+def test_the_page_of_contracts_says_of_each_rule_whether_great_expectations_has_it() -> None:
+    """Which form, of which types: that stands in docs/validate.md alone."""
+    lines = (ROOT / "docs" / "contracts.md").read_text().splitlines()
+    cells = [line.split(" | ") for line in lines[lines.index("## One declaration, four forms") :]]
+    shown = {row[0].removeprefix("| "): row[3] for row in cells if len(row) == 5}
+    names = {"bounds": "ge", "lengths": "min_length"}
+    for name, cell in shown.items():
+        rule = names.get(name, name.partition(",")[0].strip("`"))
+        having = {form.expectation is not None for form in FORMS if rule in form.rules}
+        expected = {frozenset({True}): "yes", frozenset({True, False}): "some", frozenset({False}): "none"}
+        assert name in ("rule", "dtype", "`dtype`") or cell == expected[frozenset(having)], name
+    assert len(shown) == 12
+
+
 def test_the_docs_show_the_table_of_forms() -> None:
     shown = (ROOT / "docs" / "validate.md").read_text()
     for form in FORMS:

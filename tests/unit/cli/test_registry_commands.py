@@ -257,7 +257,7 @@ def test_describe_shows_contract_owner_and_readers_in_words(run, repository: Pat
     declare(
         "ttl=timedelta(hours=3),",
         'ttl=timedelta(hours=3), freshness=timedelta(hours=1), owner="ops", tier="critical", '
-        'links={"runbook": "https://wiki.example.com/weather"},',
+        'links={"runbook": "https://wiki.example.com/weather"}, on_violation="quarantine",',
     )
     run("-C", repository, "apply")
     registry, state = open_state(repository / "data" / "registry.db", "shop")
@@ -284,6 +284,14 @@ def test_describe_shows_contract_owner_and_readers_in_words(run, repository: Pat
         ("model", "late_model", False),
     ]
     assert [(row["read"], row["quarantined"]) for row in view["last_breaches"]] == [(9, 2)]
+    assert view["quarantined"] == {"rows": 0, "pushed": 0, "breaches": {}}
+    refused = repository / "refused.csv"
+    refused.write_text("airport,t,temp,sky\nJFK,2024-01-01T00:00:00Z,99,clear\n")
+    pushed = run("-C", repository, "push", "weather", refused)
+    assert (pushed.code, "row 0: temp is above" in pushed.out) == (2, True), pushed.err
+    assert run("-C", repository, "quarantine", "list", "--json").json["rows"] == 1
+    view = run("-C", repository, "describe", "feature-view", "weather", "--json").json
+    assert view["quarantined"] == {"rows": 1, "pushed": 1, "breaches": {"temp:le": 1}}
     assert view["freshness_record"]["broken"] is True
     service = run("-C", repository, "describe", "feature-service", "late", "--json").json
     assert [row["name"] for row in service["consumers"]] == ["late_model", "late"]

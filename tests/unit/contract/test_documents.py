@@ -148,12 +148,16 @@ def test_a_pattern_that_may_mean_something_else_is_not_handed_on(pattern: str) -
 
 RULED = view(
     Field(name="delay", dtype=Int32, nullable=False, ge=-60, lt=1440, on_violation="warn", description="Minutes: late"),
-    Field(name="price", dtype=Decimal(6, 2), ge=Number("0.10"), tags={"unit": "usd"}),
+    Field(
+        name="price", dtype=Decimal(6, 2), ge=Number("0.10"), tags={"unit": "usd"}, links={"rates": "https://x.org/r"}
+    ),
     Field(name="sky", dtype=String, allowed_values=["clear", "no", "😀"], max_length=5),
     Field(name="share", dtype=Float64, le=1e300),
     description='Legs: "flown"\nby a plane — 😀',
     owner="team # one",
+    tier="critical",
     tags={"domain": "traffic"},
+    links={"runbook": "https://x.org/legs"},
     freshness=timedelta(hours=3),
     ttl=timedelta(days=2),
     on_violation="quarantine",
@@ -190,6 +194,10 @@ def test_the_open_data_contract_has_what_the_standard_requires_and_every_rule() 
     assert told == {"condition", "reference", "unique", "future_tolerance_us", "volume", "largest_gap_us"}
     assert history["relationships"] == [{"type": "foreignKey", "from": "legs.tailnum", "to": "planes.tailnum"}]
     assert document["slaProperties"][0]["value"] == 10800
+    assert document["tags"] == ["domain:traffic"]
+    assert document["authoritativeDefinitions"] == [{"type": "runbook", "url": "https://x.org/legs"}]
+    assert by_name["price"]["authoritativeDefinitions"] == [{"type": "rates", "url": "https://x.org/r"}]
+    assert {"property": "tier", "value": "critical"} in document["customProperties"]
     assert json_schema(RULED)["x-featurestore"]["conditions"] == [{"name": "fits", "sql": "delay > 0 OR sky = 'clear'"}]
 
 

@@ -101,7 +101,7 @@ def test_volume_and_gaps_are_judged_in_the_store(request: pytest.FixtureRequest,
     assert (found["volume"].rows, found["volume"].breaches) == (7, 4)
     assert found["volume"].examples[0].event_timestamp.hour == 1
     assert found["largest_gap"].breaches == 1
-    assert "for longer than 2:00:00" in found["largest_gap"].expected.says
+    assert "for longer than 2h" in found["largest_gap"].expected.says
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -299,6 +299,8 @@ FIELD_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"pattern": "a"}, "pattern on a int32; patterns are for strings"),
     ({"dtype": String, "pattern": "("}, "pattern '(' is not RE2: missing )"),
     ({"dtype": String, "pattern": "a(?=b)"}, "RE2 knows no lookaround and no backreferences"),
+    ({"dtype": String, "pattern": "a)|(?:b"}, "is not RE2: unexpected )"),
+    ({"dtype": String, "pattern": "[A-Z"}, "is not RE2: missing ]: [A-Z;"),
     ({"dtype": String, "pattern": 7}, "pattern=7 is not a text"),
     ({"dtype": String, "pattern": "a{800}b{800}" * 90}, "is too large a program, and would slow every load"),
     ({"dtype": String, "pattern": r"(\p{L}|[ab])*a(\p{L}|a){50}"}, "write + and declare max_length"),
