@@ -137,7 +137,6 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "describe feature-service": (["describe", "feature-service", "basket"], 0),
     "describe apply": (["describe", "apply", "1"], 0),
     "contract": (["contract", "stock"], 0),
-    "validate": (["validate", "stock"], 0),
     "materialize": (["materialize", "2024-05-01T00:00:00Z", "2024-05-03T00:00:00Z"], 0),
     "materialize-incremental": (["materialize-incremental", "2024-05-03T00:00:00Z"], 0),
     "get-historical-features": ([*TRAIN, "--out", "{out}/t.csv"], 0),
