@@ -147,7 +147,6 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "token": (["token", "pricing"], 0),
     "sign-model": (["sign-model", "--manifest", "none.manifest.json", "--model", "models/late/1"], 2),
     "predict": (["predict", *BASKET, "--model", "late", "--spine", "spine.parquet", "--out", "{out}/p.csv"], 2),
-    "validate": (["validate", "stok"], 2),
     "quarantine list": (["quarantine", "list"], 0),
     "quarantine show": (["quarantine", "show", "--view", "spending"], 0),
     "quarantine export": (["quarantine", "export", "--view", "spending", "--out", "{out}/q.csv"], 0),
