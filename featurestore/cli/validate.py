@@ -58,7 +58,10 @@ def _text(result: ValidationResult) -> str:
 
 
 def _form(one: Tally) -> str:
-    return one.expected.form.expectation or "(the gate's verdict)"
+    from featurestore.quality.forms import OF_HISTORY
+
+    by_store = one.expected.rule in OF_HISTORY
+    return one.expected.form.expectation or f"(the {'store' if by_store else 'gate'}'s verdict)"
 
 
 def _document(result: ValidationResult) -> dict[str, Any]:

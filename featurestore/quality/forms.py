@@ -26,6 +26,7 @@ LENGTHS = "expect_column_value_lengths_to_be_between"
 
 #: Rules of a history as a whole.
 ORDER, VOLUME, LARGEST_GAP = "order", "volume", "largest_gap"
+OF_HISTORY = (ORDER, VOLUME, LARGEST_GAP)
 
 _BOUNDS = ("ge", "gt", "le", "lt")
 _LENGTHS = ("min_length", "max_length")

@@ -54,19 +54,23 @@ class ValidationResult:
         return _suite().suite_document(self.view, [one.expected for one in self.tallies])
 
     def write(self, folder: Path) -> None:
-        """A page to read, the result and the suite as JSON; InputError when `folder` is no folder."""
+        """A page to read, the result and the suite as JSON; InputError when they cannot be written there."""
         from featurestore.quality.report import page
 
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; name a folder for the report")
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {
             PAGE: page(self.judged, f"Contract of {self.view.ref}", SUITE),
             RESULT: _json_text(self.judged.to_json_dict()),
             SUITE: _json_text(self.suite),
         }
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                (folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            what = f"the report cannot be written to {folder} ({error.strerror or error})"
+            raise InputError(f"{what}; name another folder") from error
 
 
 def validate(

@@ -184,6 +184,8 @@ def test_a_report_is_not_written_over_a_file(request: pytest.FixtureRequest, tmp
     taken.write_text("mine")
     with pytest.raises(InputError, match="is a file"):
         result.write(taken)
+    with pytest.raises(InputError, match="cannot be written to .*; name another folder"):
+        result.write(taken / "below")
     assert taken.read_text() == "mine"
 
 
