@@ -84,6 +84,10 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ends()
+
+    def ends(self) -> None:
+        """Stop asking, once the calls under way are answered: while there is somebody to answer them."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
