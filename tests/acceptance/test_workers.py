@@ -157,6 +157,7 @@ def test_a_process_that_is_told_to_stop_and_another_at_its_port_fail_no_request(
         assert old.wait(WAIT_S) == 0
         with served(repository, "--port", address.rpartition(":")[2]):
             load.goes_on()
+            load.ends()
     assert load.failures == []
 
 
