@@ -352,5 +352,9 @@ def test_the_guide_names_every_benchmark_and_every_demand() -> None:
         f"{preload.READY_S_MAX:g} s",
         f"{shedding.OVERLOAD:g} times",
         f"{shedding.P99_MAX:g}x",
+        f"{gate.SHARE_MAX:g} of the load",
+        f"{inference.AGAINST_PARTS_MAX:g}x",
+        f"{inference.BATCHING_MIN:.1f}x",
+        f"{inference.ROW_US_MAX:g} us a row",
     }
     assert {demand for demand in demands if demand not in guide} == set()
