@@ -51,7 +51,8 @@ LOOKUP, PUSH = "/get-online-features", "/push"
 OBSERVED = frozenset({LOOKUP, PUSH})
 _RETRY_AFTER_S = 1
 
-_CODES = {number: code.name for code, number in HTTP_CODES.items()} | {413: "RESOURCE_EXHAUSTED", 405: "UNIMPLEMENTED"}
+_CODES = {number: code.name for code, number in HTTP_CODES.items()}
+_CODES |= {413: "RESOURCE_EXHAUSTED", 405: "UNIMPLEMENTED", 500: "INTERNAL"}
 _RETRYABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
 Result = TypeVar("Result")

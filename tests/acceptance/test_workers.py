@@ -18,6 +18,7 @@ import pytest
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
+from featurestore_client.errors import request_failed
 from tests.acceptance.test_serve import served
 
 COMMAND = [sys.executable, "-m", "featurestore.cli.main"]
@@ -70,7 +71,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 class Load:
-    """Clients that ask all the time, each call again on UNAVAILABLE inside its deadline; keeps what failed."""
+    """Clients that ask all the time, each call again inside its deadline where ours would; keeps what failed."""
 
     def __init__(self, address: str, clients: int = 2, timeout_s: float = 60.0) -> None:
         self.failures: list[str] = []
@@ -114,7 +115,7 @@ class Load:
             try:
                 method(message, timeout=deadline - time.monotonic())
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE and time.monotonic() < deadline:
+                if request_failed(error).retryable and time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
                 self.failures.append(f"{error.code()}: {error.details()}")

@@ -138,6 +138,7 @@ def test_every_error_has_an_exit_code_of_its_own_class_or_a_parent() -> None:
         "NotFoundError": 2,
         "EvolutionError": 2,
         "ContractViolation": 2,
+        "TooManyBreaches": 1,
         "SourceError": 2,
         "ParityError": 1,
         "StoreError": 3,

@@ -22,6 +22,7 @@ class Failure:
     code: grpc.StatusCode
     metadata: tuple[tuple[str, str], ...] = ()
     after_s: float = 0.0
+    message: str = "as the script says"
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Scripted:
             failure = self.failures.pop(0)
             time.sleep(failure.after_s)
             context.set_trailing_metadata(failure.metadata)
-            context.abort(failure.code, "as the script says")
+            context.abort(failure.code, failure.message)
         return pb.GetOnlineFeaturesResponse(rows=7).SerializeToString()
 
     def check(self, message: bytes, context: grpc.ServicerContext) -> bytes:

@@ -24,6 +24,8 @@ from tests.unit.serving.running import Awaited
 
 Open = Callable[..., Any]
 AWAY = Failure(StatusCode.UNAVAILABLE)
+#: What a server that stops says of a call that it has received and not begun.
+NOT_BEGUN = Failure(StatusCode.CANCELLED, message="CANCELLED")
 NOT_READY = b"\x08\x02"
 
 
@@ -43,7 +45,10 @@ def hint(milliseconds: object, code: StatusCode = StatusCode.RESOURCE_EXHAUSTED)
 # ---------------------------------------------------------------- again
 
 
-@pytest.mark.parametrize("failures", [[AWAY], [AWAY] * 4, [hint(0)], [hint(30), AWAY, hint(1, StatusCode.UNAVAILABLE)]])
+@pytest.mark.parametrize(
+    "failures",
+    [[AWAY], [AWAY] * 4, [hint(0)], [hint(30), AWAY, hint(1, StatusCode.UNAVAILABLE)], [NOT_BEGUN]],
+)
 def test_a_call_is_made_again_until_it_is_answered(open_client: Open, failures: list[Failure]) -> None:
     with scripted(failures) as server, open_client(server.target) as client:
         assert len(ask(client)) == 7

@@ -7,7 +7,7 @@ RequestFailed
 ├── Unauthenticated     no token, or one that is not valid
 ├── PermissionDenied    the caller may not read this
 ├── Overloaded          the server sheds load; retried when it says after what time
-├── Unavailable         nobody answers, or the store behind the server is away; retried
+├── Unavailable         nobody answers, or the server stops, or the store behind it is away; retried
 └── DeadlineExceeded    the time was up
 """
 
@@ -96,12 +96,16 @@ _CLASSES: dict[grpc.StatusCode, type[RequestFailed]] = {
 
 
 def request_failed(error: grpc.RpcError) -> RequestFailed:
-    """The failed call as an exception of ours, for both transports."""
+    """The failed call as an exception of ours, for both transports.
+
+    A server that stops cancels the calls that it has received and not begun; its status says no more than its name,
+    where a call that is cancelled on this side says by whom.
+    """
     metadata = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
     code = error.code()
-    return _CLASSES.get(code, RequestFailed)(
-        code, error.details() or "", metadata.get(REQUEST_ID, ""), _seconds(metadata.get(RETRY_AFTER_MS))
-    )
+    not_begun = code is grpc.StatusCode.CANCELLED and error.details() == code.name
+    kind = Unavailable if not_begun else _CLASSES.get(code, RequestFailed)
+    return kind(code, error.details() or "", metadata.get(REQUEST_ID, ""), _seconds(metadata.get(RETRY_AFTER_MS)))
 
 
 def _seconds(milliseconds: str | None) -> float | None:
