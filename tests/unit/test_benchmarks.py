@@ -139,6 +139,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
     assert not setting.keep.exists()
 
 
+@pytest.mark.slow
 def test_load_is_measured_under_a_limit_and_compared_with_its_source(setting: Setting) -> None:
     found = load.run(setting)
 
@@ -167,6 +168,7 @@ def test_lookup_ways_agree_with_the_training_set(setting: Setting) -> None:
     assert list(figures(found)) == names
 
 
+@pytest.mark.slow
 def test_predictions_are_checked_before_they_are_timed(setting: Setting) -> None:
     found = inference.run(setting)
 
@@ -189,10 +191,12 @@ def test_publish_is_measured_in_rows_and_bytes(setting: Setting, monkeypatch: py
     assert found.notes[-1].startswith("redis-benchmark is not on PATH")
 
 
+@pytest.mark.slow
 def test_load_and_publish_is_measured_as_one(setting: Setting) -> None:
     assert list(figures(load_publish.run(setting))) == ["load 2,000 x 3, publish 500"]
 
 
+@pytest.mark.slow
 def test_verify_is_measured_on_both_online_stores_and_for_growth(setting: Setting) -> None:
     found = verify.run(setting)
 
@@ -203,10 +207,12 @@ def test_verify_is_measured_on_both_online_stores_and_for_growth(setting: Settin
     ]
 
 
+@pytest.mark.slow
 def test_validate_is_measured_with_its_peak_memory(setting: Setting) -> None:
     assert list(figures(validate.run(setting))) == ["validate", "validate, peak memory"]
 
 
+@pytest.mark.slow
 def test_postgres_and_duckdb_give_one_training_set(setting: Setting) -> None:
     found = figures(postgres.run(setting))
 
