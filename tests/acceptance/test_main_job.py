@@ -142,6 +142,7 @@ WITH_JSON: dict[str, tuple[list[str], int]] = {
     "get-historical-features": ([*TRAIN, "--out", "{out}/t.csv"], 0),
     "get-online-features": (["get-online-features", *BASKET, "--key", "customer_id=1,shop=lisbon,sku=7,hour=9"], 0),
     "verify": (["verify"], 0),
+    "validate": (["validate", "stock"], 0),
     "freshness": (["freshness", "--service", "basket"], 0),
     "push": (["push", "stock", "sources/stock/a.csv"], 0),
     "token": (["token", "pricing"], 0),
