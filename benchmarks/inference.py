@@ -174,7 +174,7 @@ def _rows_to_tensor(store: FeatureStore, shape: Shape, size: Size) -> Measured:
     own = (repository.registry, repository.state, repository.online, repository.clock)
     lookup = local_lookup(*own, world.SERVICE, None)
     keys = np.random.default_rng(SEED).choice(shape.meters, size=size.rows, replace=False).astype(np.int64)
-    asked = lookup.prepare({world.KEY: pa.array(keys)})
+    asked = lookup.ask([lookup.check({world.KEY: pa.array(keys)})])
     found = [repository.online.read(wanted.ref, wanted.keys) for wanted in asked.wanted]
 
     (view,) = lookup.plan.views

@@ -12,7 +12,7 @@ import contextvars
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,9 +21,10 @@ from typing import Any
 from featurestore.clock import Clock, to_us
 from featurestore.errors import FeatureStoreError, StoreError
 from featurestore.online.base import OnlineStore
-from featurestore.online.reading import AsyncReader
+from featurestore.online.reading import AsyncReader, Fetched, Wanted
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal
+from serving.batches import Batches, Fetch, Run, here
 from serving.breaker import Breaker
 from serving.cached_reader import CachedReader
 from serving.catalog import Catalog, RegistryReader
@@ -55,8 +56,6 @@ INLINE_BYTES_MAX, INLINE_VALUES_MAX = 16 << 10, 100_000
 
 #: Takes what was answered, for the served log; never waits.
 Record = Callable[[OnlineResponse], None]
-#: Calls a function with arguments, here or in a thread.
-Run = Callable[..., Awaitable[Any]]
 #: Made-up requests to each service before a worker is ready: the first ones through new code take longer.
 WARM_UP_REQUESTS = 20
 
@@ -69,15 +68,18 @@ class Served:
     """All that is made once for a choice of features."""
 
     lookup: OnlineLookup
+    batches: Batches
     encoder: ReplyEncoder
 
 
 class Moment:
     """What is served between two applies."""
 
-    def __init__(self, catalog: Catalog, store: OnlineStore, clock: Clock, watermarks: Watermarks) -> None:
+    def __init__(
+        self, catalog: Catalog, store: OnlineStore, clock: Clock, watermarks: Watermarks, fetch: Fetch
+    ) -> None:
         self.catalog = catalog
-        self._parts = (store, clock, watermarks)
+        self._parts, self._fetch = (store, clock, watermarks), fetch
         #: Choice -> what serves it; compiled when first asked for.
         self.served = lru_cache(maxsize=AD_HOC_PLANS_MAX + len(catalog.services))(self._served)
 
@@ -87,7 +89,8 @@ class Moment:
             plan = catalog.plan(choice.service, full_feature_names=choice.full_names)
         else:
             plan = catalog.plan_of(choice.features, full_feature_names=choice.full_names)
-        return Served(OnlineLookup(plan, *self._parts), ReplyEncoder(plan))
+        lookup = OnlineLookup(plan, *self._parts)
+        return Served(lookup, Batches(lookup, self._fetch), ReplyEncoder(plan))
 
     def self_test(self) -> None:
         """Compile every service and send a made-up request through each; raises what would break real ones."""
@@ -185,7 +188,7 @@ class Engine:
     async def lookup(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
         mark(Stage.QUEUE)
-        run = _in_thread(threads) if threads is not None and len(message) > INLINE_BYTES_MAX else _here
+        run = _in_thread(threads) if threads is not None and len(message) > INLINE_BYTES_MAX else here
         request = await run(decode_lookup, message, self._limits)
         principal.require_read(request.choice.service, request.choice.features)
         served, response = await self.respond(request, threads)
@@ -224,25 +227,27 @@ class Engine:
         """A made-up request through the whole path of each service."""
         for name in self._serving.catalog.services:
             served = self._serving.served(FeatureChoice(service=name))
-            asked = served.lookup.probe()
-            fetched = await self._reader.fetch(asked.wanted)
-            served.encoder.encode(served.lookup.judged(asked, fetched.rows), pb.REPLY_FORMAT_COLUMNS)
+            response = await served.batches.answer(served.lookup.probe())
+            served.encoder.encode(response, pb.REPLY_FORMAT_COLUMNS)
 
     async def _answered(self, request: LookupRequest, threads: Executor | None) -> tuple[Served, OnlineResponse]:
         served = self._serving.served(request.choice)
         lookup = served.lookup
         chose(lookup.plan.name)
         run = _chosen(max(map(len, request.keys.values()), default=0), lookup.plan, threads)
-        asked = await run(lookup.prepare, request.keys, request.request, request.max_age)
+        asked = await run(lookup.check, request.keys, request.request, request.max_age)
         mark(Stage.PARSE)
-        if self._hot is not None:
-            self._hot.note(asked.wanted)
-        fetched = await self._reader.fetch(asked.wanted)
-        mark(Stage.FETCH)
-        response = await run(lookup.finish, asked, fetched.rows, fetched.standings)
-        mark(Stage.DECODE)
+        # Arrow pads what it writes with the bytes that follow, which in a batch are another caller's.
+        apart = run is not here or request.reply_format == pb.REPLY_FORMAT_ARROW_IPC
+        response = await (served.batches.alone(asked, run) if apart else served.batches.answer(asked))
         answered(response.rows, response.views)
+        lookup.require_fresh(response)
         return served, response
+
+    async def _fetch(self, wanted: Sequence[Wanted]) -> Fetched:
+        if self._hot is not None:
+            self._hot.note(wanted)
+        return await self._reader.fetch(wanted)
 
     def freshness(self, message: bytes, principal: Principal) -> bytes:
         """Answer a GetFreshnessRequest of this principal; reads the state store, so it may wait."""
@@ -270,7 +275,7 @@ class Engine:
     def _next_moment(self) -> Moment:
         catalog = Catalog(self._registry.snapshot())
         self._read_watermarks(catalog)
-        moment = Moment(catalog, self._store, self._clock, self._watermarks)
+        moment = Moment(catalog, self._store, self._clock, self._watermarks, self._fetch)
         moment.self_test()
         return moment
 
@@ -281,11 +286,7 @@ class Engine:
 def _chosen(rows: int, plan: ServicePlan, threads: Executor | None) -> Run:
     """Where to work on so many rows of a plan."""
     large = threads is not None and rows * len(plan.outputs) > INLINE_VALUES_MAX
-    return _in_thread(threads) if large else _here
-
-
-async def _here(work: Callable[..., Any], *arguments: Any) -> Any:
-    return work(*arguments)
+    return _in_thread(threads) if large else here
 
 
 def _in_thread(threads: Executor | None) -> Run:

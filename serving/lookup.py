@@ -1,7 +1,8 @@
 """Batched lookup: keys in, columns and verdicts out. Knows no gRPC and no registry.
 
-A constant number of calls per view and column, whatever the number of rows: keys are encoded once for all views that
-share them, equal keys are fetched once, and the order of the request is restored on the packed rows, before decoding.
+A constant number of calls per view and column, whatever the number of rows, and of requests that are answered together:
+keys are encoded once for all views that share them, equal keys are fetched once, and the order of the requests is
+restored on the packed rows, before decoding.
 """
 
 from __future__ import annotations
@@ -38,13 +39,23 @@ Standings = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request understood: `wanted` has an item for each view of the plan, whose rows `finish` is to be given."""
+class Request:
+    """A request that can be answered: its columns are canonical, and of `rows` rows."""
 
     rows: int
     keys: Mapping[str, pa.Array]
     request: Mapping[str, pa.Array]
     max_age_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Requests with one `max_age`, the rows of one after those of the other.
+
+    `wanted` has an item for each view of the plan, whose rows `judged` is to be given.
+    """
+
+    requests: Sequence[Request]
     distinct: Sequence[DistinctKeys]
     wanted: Sequence[Wanted]
 
@@ -56,13 +67,13 @@ class ServiceLookup:
         self.plan = plan
         self._clock, self._watermarks = clock, watermarks
 
-    def prepare(
+    def check(
         self,
         keys: Mapping[str, pa.Array],
         request: Mapping[str, pa.Array] | None = None,
         max_age: timedelta | None = None,
-    ) -> Asked:
-        """What to fetch for the entities in `keys`; InputError names what is wrong.
+    ) -> Request:
+        """A request for the entities in `keys`; InputError names what is wrong with it.
 
         `request` columns are appended to the features. Rows older than `max_age` are STALE.
         """
@@ -72,55 +83,17 @@ class ServiceLookup:
         by_name = key_columns(keys, plan.join_keys, plan.owner)
         extra = request_columns(request or {}, plan.request_rules, plan.owner)
         rows = common_length(by_name | extra, "join keys and request fields")
-        return self._asked(rows, by_name, extra, None if max_age is None else timedelta_us(max_age))
+        return Request(rows, by_name, extra, None if max_age is None else timedelta_us(max_age))
 
-    def probe(self) -> Asked:
+    def probe(self) -> Request:
         """A request for a made-up entity, whose request fields are null whatever their contracts say."""
         keys = {name: probe(dtype) for name, dtype in self.plan.join_keys.items()}
         request = {name: pa.nulls(1, arrow_type(field.dtype)) for name, field in self.plan.request_fields.items()}
-        return self._asked(1, keys, request, None)
+        return Request(1, keys, request, None)
 
-    def finish(
-        self, asked: Asked, rows: Sequence[pa.BinaryArray], standings: Standings | None = None
-    ) -> OnlineResponse:
-        """The answer, from what is stored for each of `asked.wanted`; judged by the time at which this is called.
-
-        With `on_stale="fail"` any STALE row makes this a ServingError.
-        """
-        response = self.judged(asked, rows, standings)
-        if response.degraded_rows and self.plan.service.on_stale == "fail":
-            raise ServingError(_stale_message(response))
-        return response
-
-    def judged(
-        self, asked: Asked, rows: Sequence[pa.BinaryArray], standings: Standings | None = None
-    ) -> OnlineResponse:
-        """The answer, whatever the service says about STALE rows."""
-        now_us = to_us(self._clock.now())
-        columns: list[DecodedColumns] = []
-        verdicts = []
-        for place, (view, distinct, found) in enumerate(zip(self.plan.views, asked.distinct, rows, strict=True)):
-            stored = distinct.in_order(found)
-            decoded = view.decoder.decode(stored)
-            verdict = self._verdict(view, decoded, now_us, asked.max_age_us)
-            if standings is not None:
-                _lower(verdict, distinct.in_order_of(standings[place]))
-            verdicts.append(verdict)
-            columns.append(self._shown(view, stored, decoded, verdict))
-        return OnlineResponse(
-            plan=self.plan,
-            keys=asked.keys,
-            request=asked.request,
-            decoded=columns,
-            views=tuple(verdicts),
-            rows=asked.rows,
-            served_at_us=now_us,
-            degraded_rows=_degraded_rows(verdicts),
-        )
-
-    def _asked(
-        self, rows: int, keys: Mapping[str, pa.Array], request: Mapping[str, pa.Array], max_age_us: int | None
-    ) -> Asked:
+    def ask(self, requests: Sequence[Request]) -> Asked:
+        """What to fetch for requests that have one `max_age`."""
+        keys = requests[0].keys if len(requests) == 1 else _one_after_another([each.keys for each in requests])
         by_names: dict[tuple[str, ...], DistinctKeys] = {}
         distinct: list[DistinctKeys] = []
         for view in self.plan.views:
@@ -128,7 +101,60 @@ class ServiceLookup:
                 by_names[view.join_keys] = DistinctKeys.of(keys, view)
             distinct.append(by_names[view.join_keys])
         wanted = [Wanted(view.ref, own.keys, own.buckets) for view, own in zip(self.plan.views, distinct, strict=True)]
-        return Asked(rows, keys, request, max_age_us, distinct, wanted)
+        return Asked(requests, distinct, wanted)
+
+    def judged(
+        self, asked: Asked, rows: Sequence[pa.BinaryArray], standings: Standings | None = None
+    ) -> list[OnlineResponse]:
+        """The answer to each request, from what is stored for each of `asked.wanted`; judged by the time of this call.
+
+        Whatever the service says about STALE rows: `require_fresh` is for who sends an answer to ask.
+        """
+        now_us, max_age_us = to_us(self._clock.now()), asked.requests[0].max_age_us
+        columns: list[DecodedColumns] = []
+        verdicts = []
+        for place, (view, distinct, found) in enumerate(zip(self.plan.views, asked.distinct, rows, strict=True)):
+            stored = distinct.in_order(found)
+            decoded = view.decoder.decode(stored)
+            verdict = self._verdict(view, decoded, now_us, max_age_us)
+            if standings is not None:
+                _lower(verdict, distinct.in_order_of(standings[place]))
+            verdicts.append(verdict)
+            columns.append(self._shown(view, stored, decoded, verdict))
+        return self._cut(asked.requests, columns, verdicts, now_us)
+
+    def require_fresh(self, response: OnlineResponse) -> None:
+        """ServingError when rows are STALE and the service says `on_stale="fail"`."""
+        if response.degraded_rows and self.plan.service.on_stale == "fail":
+            raise ServingError(_stale_message(response))
+
+    def _cut(
+        self,
+        requests: Sequence[Request],
+        columns: Sequence[DecodedColumns],
+        verdicts: Sequence[ViewVerdicts],
+        now_us: int,
+    ) -> list[OnlineResponse]:
+        """The rows of each request as its answer."""
+        responses, first = [], 0
+        all_fresh = not any(verdict.reasons.any() for verdict in verdicts)
+        for each in requests:
+            whole = len(requests) == 1
+            last = first + each.rows
+            views = tuple(verdicts) if whole else tuple(verdict.part(first, last) for verdict in verdicts)
+            response = OnlineResponse(
+                plan=self.plan,
+                keys=each.keys,
+                request=each.request,
+                decoded=columns if whole else [decoded.part(first, each.rows) for decoded in columns],
+                views=views,
+                rows=each.rows,
+                served_at_us=now_us,
+                degraded_rows=0 if all_fresh else _degraded_rows(views),
+            )
+            responses.append(response)
+            first = last
+        return responses
 
     def _verdict(self, view: ViewPlan, decoded: DecodedRows, now_us: int, max_age_us: int | None) -> ViewVerdicts:
         event_us = decoded.order.event_us
@@ -174,20 +200,22 @@ class OnlineLookup(ServiceLookup):
         request: Mapping[str, pa.Array] | None = None,
         max_age: timedelta | None = None,
     ) -> OnlineResponse:
-        """The features of the entities in `keys`, as `prepare` and `finish` say."""
-        asked = self.prepare(keys, request, max_age)
-        return self.finish(asked, self._read(asked))
+        """The features of the entities in `keys`, as `check` and `judged` say; ServingError as `require_fresh` does."""
+        response = self._answer(self.check(keys, request, max_age))
+        self.require_fresh(response)
+        return response
 
     def self_test(self) -> OnlineResponse:
         """Answer for a made-up entity, and decode one stored row of each view; raises what would break requests."""
         for view in self.plan.views:
             for _, stored in islice(self._store.scan(view.ref, 1), 1):
                 view.decoder.decode(stored)
-        asked = self.probe()
-        return self.judged(asked, self._read(asked))
+        return self._answer(self.probe())
 
-    def _read(self, asked: Asked) -> list[pa.BinaryArray]:
-        return [self._store.read(wanted.ref, wanted.keys) for wanted in asked.wanted]
+    def _answer(self, request: Request) -> OnlineResponse:
+        asked = self.ask([request])
+        (response,) = self.judged(asked, [self._store.read(wanted.ref, wanted.keys) for wanted in asked.wanted])
+        return response
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +235,11 @@ class DistinctKeys:
         if encoded.null_count == 0 and len(set(hashes.tolist())) == len(encoded):
             return cls(encoded, bucket_of_hash(hashes), None)
         dictionary = encoded.dictionary_encode()
-        return cls(dictionary.dictionary, bucket_of(dictionary.dictionary), dictionary.indices)
+        if encoded.null_count:
+            return cls(dictionary.dictionary, bucket_of(dictionary.dictionary), dictionary.indices)
+        buckets = np.empty(len(dictionary.dictionary), dtype=np.uint16)
+        buckets[dictionary.indices.to_numpy()] = bucket_of_hash(hashes)
+        return cls(dictionary.dictionary, buckets, dictionary.indices)
 
     def in_order(self, rows: pa.BinaryArray) -> pa.BinaryArray:
         """What belongs to each row of the request, given what belongs to each of `keys`; null for a null key."""
@@ -219,6 +251,10 @@ class DistinctKeys:
             return standings
         taken: NDArray[np.uint8] = pa.array(standings).take(self.indices).fill_null(Standing.CONFIRMED).to_numpy()
         return taken
+
+
+def _one_after_another(columns: Sequence[Mapping[str, pa.Array]]) -> dict[str, pa.Array]:
+    return {name: pa.concat_arrays([each[name] for each in columns]) for name in columns[0]}
 
 
 def _lower(verdict: ViewVerdicts, standings: NDArray[np.uint8]) -> None:

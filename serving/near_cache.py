@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,8 @@ USED_S = 10.0
 
 #: A row, None where the store has none, and the token that was read before it.
 Entry = tuple[bytes | None, int]
+_ROW: Callable[[Any], Any] = itemgetter(0)
+_TOKEN: Callable[[Any], Any] = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -50,6 +54,8 @@ class Look:
 
     def rows(self) -> list[bytes | None]:
         """The row of each entry; None where there is no entry."""
+        if self.whole:
+            return list(map(_ROW, self.entries))
         return [entry[0] if entry else None for entry in self.entries]
 
 
@@ -214,7 +220,7 @@ def _tokens(entries: list[Entry | None]) -> NDArray[np.int64]:
     """The token of each entry; none is as low as where there is no entry."""
     if None in entries:
         return np.array([entry[1] if entry else -2 for entry in entries], dtype=np.int64)
-    return np.fromiter((entry[1] for entry in entries if entry), dtype=np.int64, count=len(entries))
+    return np.fromiter(map(_TOKEN, entries), dtype=np.int64, count=len(entries))
 
 
 def as_rows(rows: Sequence[bytes | None]) -> pa.BinaryArray:

@@ -97,11 +97,11 @@ current = _current.get
 """The request being answered in this task or thread, or None."""
 
 
-def mark(stage: Stage) -> None:
-    """The time since the last mark of the current request was spent in `stage`."""
+def mark(stage: Stage, until_ns: int = 0) -> None:
+    """The time since the last mark of the current request, until then or now, was spent in `stage`."""
     call = _current.get()
     if call is not None:
-        now_ns = perf_counter_ns()
+        now_ns = until_ns or perf_counter_ns()
         call.stages_ns[stage] += now_ns - call.last_ns
         if call.spans is not None:
             call.spans.append((stage, call.last_ns, now_ns))

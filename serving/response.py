@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featurestore.arrow_types import TIMESTAMP
 from featurestore.matrix import to_matrix
-from featurestore.online.decoded_columns import DecodedColumns, Words
+from featurestore.online.decoded_columns import DecodedColumns
 from featurestore.online.order_keys import OrderKeys
 from featurestore.status import Status
 from serving.plan import ServicePlan
@@ -30,6 +30,17 @@ class ViewVerdicts:
     reasons: NDArray[np.uint8]
     event_us: NDArray[np.int64]
     order: OrderKeys
+
+    def part(self, first: int, last: int) -> ViewVerdicts:
+        """Those of the rows from `first` on, before `last`."""
+        rows = slice(first, last)
+        return ViewVerdicts(
+            ref=self.ref,
+            statuses=self.statuses[rows],
+            reasons=self.reasons[rows],
+            event_us=self.event_us[rows],
+            order=self.order.part(rows),
+        )
 
     def status_names(self) -> pa.Array:
         """The statuses as text."""
@@ -63,10 +74,13 @@ class OnlineResponse:
         """The columns in the order of `plan.outputs`, in canonical Arrow types."""
         return tuple(self._in_order([decoded.arrays for decoded in self.decoded]))
 
-    @property
-    def as_they_lie(self) -> list[Words | pa.Array]:
-        """The same, each in the form that costs least."""
-        return self._in_order([decoded.as_they_lie() for decoded in self.decoded])
+    def column(self, place: int) -> pa.Array:
+        """One of them."""
+        found = self.plan.places[place]
+        if found is None:
+            return self.request[self.plan.outputs[place].name]
+        view, position = found
+        return self.decoded[view].array(position)
 
     @property
     def names(self) -> list[str]:

@@ -141,7 +141,7 @@ class ReplyEncoder:
 
     def __init__(self, plan: ServicePlan) -> None:
         self._plan = plan
-        self._columns = ReplyColumns(plan.outputs)
+        self._columns = ReplyColumns(plan)
         self._formats: dict[int, Callable[[OnlineResponse], list[bytes | memoryview]]] = {
             pb.REPLY_FORMAT_COLUMNS: self._with_columns,
             pb.REPLY_FORMAT_MATRIX: self._with_matrix,
@@ -160,7 +160,7 @@ class ReplyEncoder:
         return b"".join([*pieces, verdicts.SerializeToString()])
 
     def _with_columns(self, response: OnlineResponse) -> list[bytes | memoryview]:
-        return self._columns.pieces(response.as_they_lie, response.rows)
+        return self._columns.pieces(response)
 
     def _with_matrix(self, response: OnlineResponse) -> list[bytes | memoryview]:
         values = pb.GetOnlineFeaturesResponse(matrix=pb.Matrix(values=response.to_matrix().tobytes()))

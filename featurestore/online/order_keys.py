@@ -41,6 +41,10 @@ class OrderKeys:
         """(event, created, sequence) of one row."""
         return int(self.event_us[row]), int(self.created_us[row]), int(self.sequence[row])
 
+    def part(self, rows: slice) -> OrderKeys:
+        """Those of some rows."""
+        return OrderKeys(self.event_us[rows], self.created_us[rows], self.sequence[rows])
+
     def write_to(self, matrix: NDArray[np.uint8]) -> None:
         """Put the order keys into the first 24 columns of a byte matrix."""
         words = matrix[:, :24].view(">u8")

@@ -15,11 +15,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.arrow_types import arrow_type
-from featurestore.dtypes import DType, List, Vector
+from featurestore.dtypes import Bool, DType, List, Vector
 from featurestore.errors import StoreError
 from featurestore.field import Field
 from featurestore.online import packing
-from featurestore.online.decoded_columns import BlockLine, DecodedColumns, WordBlock, packed_bits, value_buffer
+from featurestore.online.decoded_columns import (
+    BlockLayout,
+    BlockLine,
+    DecodedColumns,
+    WordBlock,
+    packed_bits,
+    value_buffer,
+)
 from featurestore.online.order_keys import OrderKeys
 from featurestore.online.row_layout import (
     CODEC_VERSION,
@@ -174,7 +181,7 @@ class _Output:
     positions: tuple[int, ...]
 
 
-class _BlockLayout:
+class _BlockReader:
     """All wanted `word` cells of one width, decoded together: one line a field."""
 
     def __init__(self, width: int, outputs: Sequence[_Output]) -> None:
@@ -185,13 +192,13 @@ class _BlockLayout:
             self._runs.append((run.offset, run.end, lines, lines + len(run.cells)))
             lines += len(run.cells)
         self._fields = np.array([output.cell.index for output in outputs])
-        self._lines = tuple(BlockLine(output.type, output.positions) for output in outputs)
+        self._layout = BlockLayout(tuple(BlockLine(output.type, output.positions) for output in outputs))
 
     def read(self, payload: NDArray[np.uint8], nulls: NDArray[np.bool_] | None) -> WordBlock:
-        words = np.empty((len(self._lines), len(payload)), dtype=self._word)
+        words = np.empty((len(self._layout.lines), len(payload)), dtype=self._word)
         for start, end, first, last in self._runs:
             words[first:last] = payload[:, start:end].view(self._word).T
-        return WordBlock(self._lines, words, None if nulls is None else nulls[:, self._fields].T)
+        return WordBlock(self._layout, words, None if nulls is None else nulls[:, self._fields].T, 0, len(payload))
 
 
 class _SchemaDecoder:
@@ -210,7 +217,10 @@ class _SchemaDecoder:
         outputs = _outputs(cells, wanted)
         words = [output for output in outputs if output.cell.kind == "word"]
         widths = sorted({output.cell.width for output in words})
-        self._blocks = [_BlockLayout(width, [o for o in words if o.cell.width == width]) for width in widths]
+        readers = {width: _BlockReader(width, [o for o in words if o.cell.width == width]) for width in widths}
+        # Booleans take a byte here and a bit elsewhere, so they leave as arrays.
+        self._bools = readers.pop(value_width(Bool) or 0, None)
+        self._blocks = list(readers.values())
         self._wide = [output for output in outputs if output.cell.kind == "wide"]
         self._slotted = [output for output in outputs if output.cell.kind == "slots"]
         self._end_offsets = [
@@ -234,6 +244,8 @@ class _SchemaDecoder:
             _put(others, output, _slot_column(values, output, _validity(nulls, output.cell)))
         for position, default in self._absent:
             others[position] = _default_column(default, found)
+        if self._bools is not None:
+            others |= self._bools.read(payload, nulls).arrays()
         blocks = [block.read(payload, nulls) for block in self._blocks]
         return DecodedColumns(self._wanted_count, blocks, others), self._blank(nulls, len(payload))
 

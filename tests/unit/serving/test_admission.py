@@ -14,24 +14,77 @@ async def pass_rounds(count: int) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("rounds", [0, 7])
-def test_rounds_pass_between_two_who_come_in(rounds: int) -> None:
-    async def come() -> list[int]:
-        room, came, round_ = Admission(8, 8, rounds), [], 0
+def test_who_comes_alone_comes_in_at_once() -> None:
+    async def come() -> None:
+        room = Admission(8, 8, 7)
+        for _ in range(3):
+            async with room.inside():
+                assert room.waiting == 0
+            await pass_rounds(10)
+
+    asyncio.run(come())
+
+
+def test_those_who_come_while_one_is_served_come_in_together_once_nobody_else_comes() -> None:
+    async def come() -> None:
+        room, came = Admission(8, 8, 7), list[int]()
 
         async def one() -> None:
             async with room.inside():
-                came.append(round_)
+                came.append(room.in_flight)
+                await pass_rounds(2)
 
-        tasks = [asyncio.create_task(one()) for _ in range(3)]
-        while len(came) < 3:
-            await asyncio.sleep(0)
-            round_ += 1
+        tasks = [asyncio.create_task(one())]
+        for _ in range(3):
+            await pass_rounds(5)
+            tasks.append(asyncio.create_task(one()))
+        await pass_rounds(5)
+        assert came == [1]
+        assert room.waiting == 3
+        await pass_rounds(5)
+        assert came == [1, 3, 3, 3]
         await asyncio.gather(*tasks)
-        assert (room.in_flight, room.waiting) == (0, 0)
-        return [after - before for before, after in zip(came, came[1:], strict=False)]
 
-    assert all((gap >= rounds) if rounds else (gap <= 1) for gap in asyncio.run(come()))
+    asyncio.run(come())
+
+
+def test_after_company_the_next_waits_for_those_who_left() -> None:
+    async def come() -> None:
+        room = Admission(8, 8, 7)
+        group = [asyncio.create_task(room.enter()) for _ in range(3)]
+        await pass_rounds(12)
+        entered = [await each for each in group]
+        assert room.in_flight == 3
+        room.leave(entered[0])
+        late = asyncio.create_task(room.enter())
+        await pass_rounds(5)
+        room.leave(entered[1])
+        room.leave(entered[2])
+        await pass_rounds(5)
+        assert (room.in_flight, room.waiting) == (0, 1)
+        await pass_rounds(5)
+        assert late.done()
+        room.leave(await late)
+        await pass_rounds(10)
+        assert (room.in_flight, room.waiting) == (0, 0)
+
+    asyncio.run(come())
+
+
+def test_as_many_as_there_is_room_for_do_not_wait_for_more() -> None:
+    async def come() -> None:
+        room = Admission(2, 8, 1_000)
+        entered = await room.enter()
+        group = [asyncio.create_task(room.enter()) for _ in range(2)]
+        await pass_rounds(5)
+        assert (room.in_flight, room.waiting) == (2, 1)
+        room.leave(entered)
+        room.leave(await group[0])
+        await pass_rounds(5)
+        assert (room.in_flight, room.waiting) == (1, 0)
+        room.leave(await group[1])
+
+    asyncio.run(come())
 
 
 def test_the_one_too_many_is_turned_away_and_the_queue_goes_on_without_the_cancelled() -> None:

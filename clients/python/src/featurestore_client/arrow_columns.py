@@ -162,7 +162,7 @@ def _write_whole(
 
 
 def _write_bits(column: pb.Column, buffers: list[pa.Buffer | None]) -> None:
-    column.values = _cut(buffers[1], _bytes_of(1, column.rows))
+    column.values = _cut_bits(buffers[1], column.rows)
 
 
 def _write_text(column: pb.Column, buffers: list[pa.Buffer | None]) -> None:
@@ -171,12 +171,12 @@ def _write_text(column: pb.Column, buffers: list[pa.Buffer | None]) -> None:
 
 
 def _write_vector(bits: int, length: int, column: pb.Column, buffers: list[pa.Buffer | None]) -> None:
-    column.values = _cut(buffers[2], _bytes_of(bits, column.rows * length))
+    column.values = _cut_bits(buffers[2], bits * column.rows * length)
 
 
 def _write_list(bits: int, column: pb.Column, buffers: list[pa.Buffer | None]) -> None:
     column.offsets = _cut(buffers[1], (column.rows + 1) * _OFFSET_BYTES)
-    column.values = _cut(buffers[3], _bytes_of(bits, _last(column.offsets)))
+    column.values = _cut_bits(buffers[3], bits * _last(column.offsets))
 
 
 def _write_text_list(column: pb.Column, buffers: list[pa.Buffer | None]) -> None:
@@ -187,8 +187,8 @@ def _write_text_list(column: pb.Column, buffers: list[pa.Buffer | None]) -> None
 
 def _validity(array: pa.Array, rows: int) -> bytes:
     if array.offset % 8 == 0:
-        return array.buffers()[0].slice(array.offset // 8, _bytes_of(1, rows)).to_pybytes()
-    return _cut(array.is_valid().buffers()[1], _bytes_of(1, rows))
+        return _cut_bits(array.buffers()[0].slice(array.offset // 8), rows)
+    return _cut_bits(array.is_valid().buffers()[1], rows)
 
 
 def _at_its_start(array: pa.Array) -> pa.Array:
@@ -204,6 +204,12 @@ def _cut(buffer: pa.Buffer | None, size: int) -> bytes:
     if buffer is None or size == 0:
         return bytes(size)
     return buffer.to_pybytes() if buffer.size == size else buffer.slice(0, size).to_pybytes()
+
+
+def _cut_bits(buffer: pa.Buffer | None, bits: int) -> bytes:
+    """The first `bits`, in bytes; those after them are 0, for they may be the values of other rows."""
+    data = _cut(buffer, -(-bits // 8))
+    return data if bits % 8 == 0 else data[:-1] + bytes((data[-1] & (1 << bits % 8) - 1,))
 
 
 # ---------------------------------------------------------------- reading
