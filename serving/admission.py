@@ -51,7 +51,7 @@ class Admission:
         self._mean_s = 0.001
         #: Until the door opens; 0 when it is open.
         self._rounds_left = 0
-        #: Whether the last who came in were several.
+        #: Whether the last who came in found, or brought, others.
         self._company = False
         #: How many were turned away.
         self.shed = 0
@@ -103,7 +103,7 @@ class Admission:
 
     def _let_in(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
         self.in_flight += count
-        self._company = count > 1 and self._rounds > 0
+        self._company = self.in_flight > 1 and self._rounds > 0
         self._gather(loop)
 
     def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
