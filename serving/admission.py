@@ -57,15 +57,24 @@ class Admission:
         """How many wait."""
         return len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether `enter` would turn the next one away."""
+        return len(self._queue) >= self._queue_max and not self._open
+
+    def turned_away(self) -> Overloaded:
+        """Count one who does not come in; what he is to be told."""
+        self.shed += 1
+        return Overloaded(self.in_flight, len(self._queue), self._retry_after_ms())
+
     async def enter(self) -> float:
         """Come in, now or when it is one's turn; returns what `leave` is to be given."""
         loop = asyncio.get_running_loop()
-        if self.in_flight < self._in_flight_max and not self._rounds_left:
+        if self._open:
             self._let_in(loop)
             return loop.time()
-        if len(self._queue) >= self._queue_max:
-            self.shed += 1
-            raise Overloaded(self.in_flight, len(self._queue), self._retry_after_ms())
+        if self.full:
+            raise self.turned_away()
         turn: asyncio.Future[None] = loop.create_future()
         self._queue.append(turn)
         try:
@@ -84,6 +93,10 @@ class Admission:
         loop = asyncio.get_running_loop()
         self._mean_s += _NEWEST * (loop.time() - entered - self._mean_s)
         self._gone(loop)
+
+    @property
+    def _open(self) -> bool:
+        return self.in_flight < self._in_flight_max and not self._rounds_left
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
         self.in_flight += 1
@@ -136,7 +149,7 @@ class Rooms:
     #: Descriptions and freshness.
     questions: Admission
     pushes: Admission
-    #: Lookups that a model waits for; they are away for as long as it computes.
+    #: Lookups that a model waits for; they are away for as long as it computes, so there may be twice as many.
     predictions: Admission
     #: Lookups over REST, whose JSON costs many times as much.
     rest: Admission
@@ -146,7 +159,7 @@ class Rooms:
         """Rooms for `in_flight_max` lookups, and of everything that needs a thread for `threads`."""
         return Rooms(
             lookups=Admission(in_flight_max, queue_max, ROUNDS),
-            predictions=Admission(in_flight_max, queue_max),
+            predictions=Admission(2 * in_flight_max, 2 * queue_max),
             **{name: Admission(threads, queue_max) for name in ("large", "questions", "pushes", "rest")},
         )
 
