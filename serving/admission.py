@@ -7,6 +7,7 @@ the others when to come back.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from featurestore.errors import ServingError
 
 #: Of the event loop, some 3 us each when nothing else is to do. A call that comes to gRPC is heard of some four later.
 ROUNDS = 16
+#: Lets other threads run, where the system can: gRPC hears of calls in one of its own.
+_give_way = getattr(os, "sched_yield", lambda: None)
 #: Weight of the newest request in the mean time that one takes.
 _NEWEST = 0.05
 
@@ -34,14 +37,14 @@ class Overloaded(ServingError):
 
 
 class Admission:
-    """At most `in_flight_max` tasks are inside, and `queue_max` wait to come in, first come first.
+    """At most `in_flight_max` tasks are inside, and `queue_max` wait until there is room, first come first.
 
     `enter` raises Overloaded when the queue is full. Who is cancelled while waiting leaves the queue.
 
     With `rounds`, those who come together go in together: all who wait, once nobody has come, nor anybody of a group
     gone, for so many rounds of the event loop. gRPC takes one call in some four rounds out of a queue of its own, which
-    nobody can see or bound: work in every round would keep callers waiting there, where they are neither served
-    together, nor turned away. Who comes alone, after one who came alone, does not wait.
+    nobody can see: work in every round would keep callers waiting there, where they are neither served together, nor
+    turned away. Who comes alone, after one who came alone, does not wait.
     """
 
     def __init__(self, in_flight_max: int, queue_max: int, rounds: int = 0) -> None:
@@ -61,15 +64,24 @@ class Admission:
         """How many wait."""
         return len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether `enter` would turn the next one away."""
+        return len(self._queue) >= self._queue_max + self._room and not self._stands_open
+
+    def turned_away(self) -> Overloaded:
+        """Count one who does not come in; what he is to be told."""
+        self.shed += 1
+        return Overloaded(self.in_flight, len(self._queue), self._retry_after_ms())
+
     async def enter(self) -> float:
         """Come in, now or when it is one's turn; returns what `leave` is to be given."""
         loop = asyncio.get_running_loop()
-        if self._room and not self._rounds_left and not self._company:
+        if self._stands_open:
             self._let_in(1, loop)
             return loop.time()
-        if len(self._queue) >= self._queue_max:
-            self.shed += 1
-            raise Overloaded(self.in_flight, len(self._queue), self._retry_after_ms())
+        if self.full:
+            raise self.turned_away()
         turn: asyncio.Future[None] = loop.create_future()
         self._queue.append(turn)
         self._gather(loop)
@@ -89,6 +101,10 @@ class Admission:
         loop = asyncio.get_running_loop()
         self._mean_s += _NEWEST * (loop.time() - entered - self._mean_s)
         self._gone(loop)
+
+    @property
+    def _stands_open(self) -> bool:
+        return self._room > 0 and not self._rounds_left and not self._company
 
     @property
     def _room(self) -> int:
@@ -114,11 +130,10 @@ class Admission:
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         self._rounds_left -= 1
-        # As many as there is room for need not wait for more.
-        if self._rounds_left and len(self._queue) < max(1, self._room):
+        _give_way()
+        if self._rounds_left:
             loop.call_soon(self._round, loop)
         else:
-            self._rounds_left = 0
             self._open(loop)
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -167,7 +182,8 @@ class Rooms:
         """Rooms for `in_flight_max` lookups, and of everything that needs a thread for `threads`."""
         return Rooms(
             lookups=Admission(in_flight_max, queue_max, ROUNDS),
-            predictions=Admission(in_flight_max, queue_max),
+            # Most of a prediction is waiting for the model.
+            predictions=Admission(2 * in_flight_max, 2 * queue_max),
             **{name: Admission(threads, queue_max) for name in ("large", "questions", "pushes", "rest")},
         )
 

@@ -27,6 +27,7 @@ from serving.access.door import Door
 from serving.admission import Rooms
 from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
+from serving.doorstep import Doorstep
 from serving.engine import Engine
 from serving.event_loop import loop_factory, stop_on_signals
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
@@ -60,8 +61,8 @@ class ServeOptions:
     worker: bool = False
     limits: Limits = field(default_factory=Limits)
     #: Requests at work at a time, and how many may wait; the next is turned away.
-    in_flight_max: int = 16
-    queue_max: int = 16
+    in_flight_max: int = 8
+    queue_max: int = 4
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
     #: None: every row comes from the store.
@@ -139,9 +140,10 @@ async def serving(
         engine.record = stack.enter_context(recording(options.served_log))
         noting = telling(options.note_readers, options.note_readers_s)
         engine.note_reader = await stack.enter_async_context(noting)
-        interceptors = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
-        server = grpc.aio.server(interceptors=interceptors, options=_channel_options(options))
         rooms = Rooms.of(options.in_flight_max, THREADS_MAX, options.queue_max)
+        within = [ObservingInterceptor(telemetry), ErrorInterceptor(), DoorInterceptor(door)]
+        doorstep = Doorstep(within, {f"/{SERVICE}/GetOnlineFeatures": rooms.lookups}, telemetry)
+        server = grpc.aio.server(interceptors=[doorstep], options=_channel_options(options))
         predictor = await stack.enter_async_context(predicting(engine, options.sidecar, options.limits))
         _watch(telemetry.metrics, rooms, engine, predictor)
         server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push, predictor).handlers(),))
@@ -248,7 +250,12 @@ def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
 
 
 def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
+    rooms = options.in_flight_max + options.queue_max
     return [
+        # gRPC keeps calls until we take them: here no more than our rooms could hold. It cancels the others, without
+        # any Python.
+        ("grpc.server.max_pending_requests", rooms),
+        ("grpc.server.max_pending_requests_hard_limit", rooms),
         ("grpc.max_receive_message_length", options.limits.message_bytes_max),
         ("grpc.max_send_message_length", options.limits.message_bytes_max),
         # Clients ask now and then whether a silent server lives (ours each 20 s); more often is a fault of theirs.

@@ -38,6 +38,10 @@ class Running:
         with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
             self._loop.call_soon_threadsafe(self._stopping.set)
 
+    def occupy(self, seconds: float) -> None:
+        """Let the event loop do nothing for a while, as long work would."""
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
+
     def join(self) -> None:
         """Wait for the end."""
         self._thread.join(timeout=20)

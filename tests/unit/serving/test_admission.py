@@ -71,22 +71,6 @@ def test_after_company_the_next_waits_for_those_who_left() -> None:
     asyncio.run(come())
 
 
-def test_as_many_as_there_is_room_for_do_not_wait_for_more() -> None:
-    async def come() -> None:
-        room = Admission(2, 8, 1_000)
-        entered = await room.enter()
-        group = [asyncio.create_task(room.enter()) for _ in range(2)]
-        await pass_rounds(5)
-        assert (room.in_flight, room.waiting) == (2, 1)
-        room.leave(entered)
-        room.leave(await group[0])
-        await pass_rounds(5)
-        assert (room.in_flight, room.waiting) == (1, 0)
-        room.leave(await group[1])
-
-    asyncio.run(come())
-
-
 def test_the_one_too_many_is_turned_away_and_the_queue_goes_on_without_the_cancelled() -> None:
     async def crowd() -> None:
         room = Admission(1, 2, 3)

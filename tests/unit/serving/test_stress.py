@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from featurestore import Status
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
+from featurestore_client import FeatureClient
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.errors import RETRY_AFTER_MS
@@ -189,12 +191,16 @@ def large(caller: Caller) -> grpc.Future:
     return caller.begin(30.0, others=1_000)
 
 
-@pytest.mark.parametrize(("ask", "room"), [(small, 2), (large, THREADS_MAX)])
+@pytest.mark.parametrize(("ask", "room", "others"), [(small, 2, []), (large, THREADS_MAX, [small])])
 def test_who_comes_when_all_is_full_is_told_at_once_when_to_come_back(
-    redis_server: RedisProcess, backend: Backend, ask: Callable[[Caller], grpc.Future], room: int
+    redis_server: RedisProcess,
+    backend: Backend,
+    ask: Callable[[Caller], grpc.Future],
+    room: int,
+    others: list[Callable[[Caller], grpc.Future]],
 ) -> None:
-    """Requests wait for the paused store; `room` are at work, one waits, the next is turned away. The other kind is
-    not touched by it."""
+    """Requests wait for the paused store; `room` are at work, one waits, the next is turned away. Large ones take
+    nothing from `others`."""
     options = ServeOptions(port=0, drain_s=2.0, store_timeout_s=60.0, in_flight_max=2, queue_max=1)
     with ExitStack() as stack:
         running = stack.enter_context(server(backend.engine(), options))
@@ -207,12 +213,12 @@ def test_who_comes_when_all_is_full_is_told_at_once_when_to_come_back(
         time.sleep(0.5)
         with pytest.raises(grpc.RpcError) as refused:
             ask(caller).result()
-        other = (large if ask is small else small)(caller)
+        admitted += [other(caller) for other in others]
         redis_server.resume()
 
         assert refused.value.code() is EXHAUSTED
         assert int(dict(refused.value.trailing_metadata())[RETRY_AFTER_MS]) > 0
-        for call in [*admitted, other]:
+        for call in admitted:
             assert pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0] == Status.PRESENT
 
 
@@ -230,3 +236,21 @@ def test_a_call_whose_deadline_passes_in_the_queue_leaves_its_place(
 
         for call in (first, second):
             assert pb.GetOnlineFeaturesResponse.FromString(call.result()).rows == 1
+
+
+def test_calls_beyond_what_grpc_may_keep_end_before_the_worker_sees_them_and_our_client_asks_again(
+    backend: Backend,
+) -> None:
+    """The rooms hold 4, so gRPC keeps 4 while the event loop is occupied, and one more has been asked for."""
+    options = ServeOptions(port=0, drain_s=2.0, in_flight_max=2, queue_max=2)
+    with server(backend.engine(), options) as running, Caller(running.target) as caller:
+        assert caller.status() == Status.PRESENT
+        running.occupy(0.5)
+        calls = [caller.begin(30.0) for _ in range(40)]
+        with FeatureClient(running.target, timeout_s=30.0) as client:
+            reply = client.get_online_features("airport_now", {"origin": ["JFK"]})
+            assert reply.statuses["weather@1"].tolist() == [Status.PRESENT]
+        codes = Counter(call.code() for call in calls)
+        assert set(codes) <= {grpc.StatusCode.OK, EXHAUSTED, grpc.StatusCode.CANCELLED}
+        assert codes[grpc.StatusCode.CANCELLED] >= 40 - 6  # one may be taken before the loop is occupied
+        assert codes[grpc.StatusCode.OK] >= 1

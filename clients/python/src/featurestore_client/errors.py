@@ -98,8 +98,8 @@ _CLASSES: dict[grpc.StatusCode, type[RequestFailed]] = {
 def request_failed(error: grpc.RpcError) -> RequestFailed:
     """The failed call as an exception of ours, for both transports.
 
-    A server that stops cancels the calls that it has received and not begun; its status says no more than its name,
-    where a call that is cancelled on this side says by whom.
+    A server that stops, or has far too many calls, cancels those that it has received and not begun; their status says
+    no more than its name, where a call that is cancelled on this side says by whom.
     """
     metadata = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
     code = error.code()
