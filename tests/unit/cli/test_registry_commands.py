@@ -87,7 +87,7 @@ def test_problems_of_definitions_exit_2_with_place_and_way_out(run, repository: 
     declare("hours=3", "hours=-3")
     done = run("-C", repository, "apply")
     assert done.code == 2
-    assert "definitions/flights.py:5: feature view 'weather': ttl=-1 day, 21:00:00 is not positive" in done.err
+    assert "definitions/flights.py:5: feature view 'weather': ttl=-3h is not positive" in done.err
 
 
 def test_an_apply_in_another_process_makes_this_one_busy_and_names_it(run, repository: Path) -> None:
