@@ -111,8 +111,10 @@ def iso_text(value: int) -> str:
 
 
 def duration_text(value: timedelta) -> str:
-    """A duration in the largest unit that divides it: `7d`, `90min`, `1500ms`."""
+    """A duration in the largest unit that divides it: `7d`, `90min`, `1500ms`; none at all is `0s`."""
     us = timedelta_us(value)
+    if not us:
+        return "0s"
     for unit, size in (
         ("d", 86_400_000_000),
         ("h", 3_600_000_000),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from featurestore.feature_view import FeatureView
 from featurestore.fingerprint import service_signature, signature_document
 from featurestore.outputs import service_outputs
 from featurestore.registry.document import encode_fill
+from featurestore.whole_files import write_whole
 
 FILE_NAME = "signature.json"
 FORMAT = 1
@@ -76,12 +76,9 @@ def sign(
 def write_signature(signature: ModelSignature, folder: Path) -> Path:
     """Write it into a version's folder, whole or not at all; InputError when that cannot be written."""
     path = folder / FILE_NAME
-    # A name that a sidecar which looks meanwhile takes for nothing.
-    part = folder / f".{FILE_NAME}.{os.getpid()}.part"
     text = json.dumps(signature.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole({path: text})
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name the folder DIR/MODEL/VERSION") from error
     return path

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -173,7 +174,8 @@ class Materializer:
                 # First, so that the rows of a load are met by those that were pushed.
                 self._drain(view)
                 if request.replay is not None:
-                    outcome = replace(outcome, loaded=self._replay(view, request.replay, run, lease))
+                    with self._held_too(request.replay.view, view, stopped):
+                        outcome = replace(outcome, loaded=self._replay(view, request.replay, run, lease))
                 elif request.load:
                     loaded, too_many = self._load(view, request, run, lease)
                     outcome = replace(outcome, loaded=loaded)
@@ -190,6 +192,10 @@ class Materializer:
     def _drain(self, view: FeatureView) -> None:
         if self.inbox is not None and self.inbox.waiting(view.ref):
             drain(self.inbox, view, self.registry.schema_id(view.ref), self.offline, self.online)
+
+    def _held_too(self, ref: str, view: FeatureView, stopped: threading.Event) -> AbstractContextManager[object]:
+        """The lease of the version whose quarantine is replayed into `view`: nobody drops or adds rows meanwhile."""
+        return nullcontext() if ref == view.ref else held_lease(self.state, ref, self.lease_s, stopped)
 
     def _replay(self, view: FeatureView, chosen: Chosen, run: Run, lease: HeldLease) -> LoadCounts:
         replayer = Replayer(

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.arrow_types import arrow_type
-from featurestore.clock import Clock, timedelta_us, to_us
+from featurestore.clock import Clock, duration_text, timedelta_us, to_us
 from featurestore.dtypes import Bool, Bytes, Date, DType, Int32, Int64, String
 from featurestore.errors import InputError, ServingError
 from featurestore.online.base import OnlineStore
@@ -79,7 +79,7 @@ class ServiceLookup:
         """
         plan = self.plan
         if max_age is not None and max_age <= timedelta(0):
-            raise InputError(f"max_age is {max_age}; give a duration above zero, or none")
+            raise InputError(f"max_age is {duration_text(max_age)}; give a duration above zero, or none")
         by_name = key_columns(keys, plan.join_keys, plan.owner)
         extra = request_columns(request or {}, plan.request_rules, plan.owner)
         rows = common_length(by_name | extra, "join keys and request fields")

@@ -29,6 +29,7 @@ from serving.exposition import exposition
 from serving.observing import REQUEST_ID, TRACEPARENT, Stage, chose, current, mark, new_request_id
 from serving.push import PushDoor
 from serving.response import OnlineResponse
+from serving.rest_docs import page
 from serving.rest_messages import (
     Alive,
     OnlineFeaturesRequest,
@@ -213,6 +214,7 @@ def rest_app(
         title="featurestore",
         version=__version__,
         description="Online features over HTTP. gRPC answers the same, several times faster.",
+        docs_url=None,
         redoc_url=None,
     )
     app.add_middleware(_Observed, telemetry=telemetry, rooms={LOOKUP: rooms.rest, PUSH: rooms.pushes})
@@ -225,6 +227,7 @@ def rest_app(
         _add_push(app, push, limits, authenticate)
     _add_operations(app, telemetry, ready, authenticate)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    _add_docs(app)
     return app
 
 
@@ -283,6 +286,14 @@ def _add_operations(app: FastAPI, telemetry: Telemetry, ready: Callable[[], bool
         accept = request.headers.get("accept", "")
         text, content_type = await asyncio.to_thread(exposition, telemetry.project, telemetry.collect, accept)
         return Response(text, headers={"content-type": content_type})
+
+
+def _add_docs(app: FastAPI) -> None:
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        """What there is to call, as a page."""
+        beside = f"{request.scope.get('root_path', '')}{app.openapi_url}"
+        return Response(page(app.openapi(), beside), media_type="text/html")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

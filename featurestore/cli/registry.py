@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from featurestore.cli.output import print_json
 from featurestore.cli.repository import Context
 from featurestore.errors import InputError
 from featurestore.registry.export import FORMAT, snapshot_text
+from featurestore.whole_files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +36,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole({path: text})
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}); name another file with --out") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from featurestore import FeatureStore
 from featurestore.cli.output import print_json
 from featurestore.cli.repository import Context
 from featurestore.model_signature import FILE_NAME, ModelOutput
+
+#: NAME:TYPE:SHAPE, a size of -1 varying.
+_OUTPUT = re.compile(r"([^:]+):([^:]+):((?:-1|[0-9]{1,18})(?:,(?:-1|[0-9]{1,18}))*)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +48,11 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
 
 def _output(text: str) -> ModelOutput:
-    name, datatype, shape = (*text.split(":"), "", "")[:3]
-    sizes = shape.split(",")
-    if not name or not datatype or text.count(":") != 2 or not all(size.lstrip("-").isdecimal() for size in sizes):
+    from serving.inference.tensors import DTYPES
+
+    if not (parts := _OUTPUT.fullmatch(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME:TYPE:SHAPE, as in late:FP32:-1,1")
-    return ModelOutput(name, datatype, tuple(map(int, sizes)))
+    name, datatype, shape = parts.groups()
+    if datatype not in DTYPES:
+        raise argparse.ArgumentTypeError(f"{text!r}: {datatype} is no type of the protocol; choose {', '.join(DTYPES)}")
+    return ModelOutput(name, datatype, tuple(map(int, shape.split(","))))

@@ -7,6 +7,7 @@ by zero is null.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -32,13 +33,19 @@ _NUMBER, _TEXT, _BYTES, _BOOL, _TIME, _DATE, _DURATION, _LIST, _NULL = (
 )
 _KINDS: Mapping[DType, str] = {Bool: _BOOL, String: _TEXT, Bytes: _BYTES, Timestamp: _TIME, Date: _DATE}
 
-#: In which integers are added and multiplied.
-_WIDE: Mapping[DType, str] = {Int32: "BIGINT", Int64: "INT128"}
+#: Bits of the integers that a type holds, without the sign; types of the engine likewise.
+_BITS: Mapping[DType, int] = {Int32: 31, Int64: 63}
+_CAST_BITS = {exp.DataType.Type.INT: 31, exp.DataType.Type.BIGINT: 63}
 
 _ORDERED = frozenset({_NUMBER, _TEXT, _BYTES, _TIME, _DATE, _DURATION})
 _ORDERINGS = (exp.GT, exp.GTE, exp.LT, exp.LTE)
 _EQUALITIES = (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)
 ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)
+#: Where integers can become larger than their type.
+_GROWING = (*ARITHMETIC, exp.Neg, exp.Abs)
+#: Functions that the parser takes further arguments for, with how many have a meaning here.
+_ARGUMENTS_MAX: Mapping[type[exp.Expr], int] = {exp.Length: 1, exp.Floor: 1, exp.Ceil: 1, exp.Round: 2}
+_COUNT = re.compile(r"-?[0-9]{1,9}")
 _UNITS = frozenset({"SECOND", "SECONDS", "MINUTE", "MINUTES", "HOUR", "HOURS", "DAY", "DAYS"})
 #: Functions of numbers that give numbers.
 _NUMERIC = (exp.Neg, exp.Abs, exp.Floor, exp.Ceil, exp.Round)
@@ -114,27 +121,85 @@ def computable(tree: exp.Expr, columns: Mapping[str, DType]) -> exp.Expr:
     for quotient in list(tree.find_all(exp.Div, exp.Mod)):
         divisor = quotient.expression
         divisor.replace(exp.Nullif(this=divisor.copy(), expression=exp.Literal.number(0)))
-    for leaf in list(tree.find_all(exp.Column, exp.Literal)):
-        if _in_arithmetic(leaf) and (wide := _wide(leaf, columns)) is not None:
-            leaf.replace(exp.cast(leaf.copy(), wide, dialect="duckdb"))
+    for term in _terms(tree, columns):
+        if term.need > 31:
+            wide = "BIGINT" if term.need <= 63 else "INT128"
+            for leaf in term.leaves:
+                leaf.replace(exp.cast(leaf.copy(), wide, dialect="duckdb"))
     for column in tree.find_all(exp.Column):
         column.this.set("quoted", True)
     return exp.Anonymous(this="TRY", expressions=[tree])
 
 
-def _in_arithmetic(node: exp.Expr) -> bool:
-    parent = node.parent
-    while isinstance(parent, (exp.Paren, exp.Nullif)):
-        parent = parent.parent
-    return isinstance(parent, (*ARITHMETIC, exp.Neg, exp.Abs))
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """A value of numbers: the `bits` of the integer that it is (0: it is none), the most that a step towards it can
+    `need`, and the integers that it is made of.
+    """
+
+    bits: int
+    need: int = 0
+    leaves: tuple[exp.Expr, ...] = ()
 
 
-def _wide(node: exp.Expr, columns: Mapping[str, DType]) -> str | None:
-    if isinstance(node, exp.Literal):
-        if node.is_string or not node.this.isdigit():
-            return None
-        return "BIGINT" if int(node.this) < 2**62 else "INT128"
-    return _WIDE.get(columns[node.name])
+def _terms(tree: exp.Expr, columns: Mapping[str, DType]) -> list[_Term]:
+    """The whole computations of a tree, innermost first."""
+    inside: set[int] = set()
+    terms = [
+        _term(node, columns, inside) for node in tree.walk() if isinstance(node, _GROWING) and id(node) not in inside
+    ]
+    return terms[::-1]
+
+
+def _term(node: exp.Expr, columns: Mapping[str, DType], inside: set[int]) -> _Term:
+    """The term of a node; it and what it is made of come to `inside`."""
+    inside.add(id(node))
+    if not (operands := _operands(node)):
+        bits = _leaf_bits(node, columns)
+        return _Term(bits, bits, (node,) if bits else ())
+    parts = [_term(operand, columns, inside) for operand in operands]
+    most = max(part.bits for part in parts)
+    match node:
+        case exp.Mul():
+            bits = sum(part.bits for part in parts)
+        case exp.Add() | exp.Sub() | exp.Mod() | exp.Neg() | exp.Abs():
+            bits = most + 1
+        case _:
+            bits = most
+    # Beside a number with a fraction an integer takes its type, and a quotient has one.
+    if isinstance(node, exp.Div) or not all(part.bits for part in parts):
+        bits = 0
+    need = max(bits, *(part.need for part in parts))
+    return _Term(bits, need, tuple(leaf for part in parts for leaf in part.leaves))
+
+
+def _operands(node: exp.Expr) -> list[exp.Expr]:
+    """What a value is computed of, or chosen from."""
+    match node:
+        case exp.Case():
+            default = node.args.get("default")
+            return [branch.args["true"] for branch in node.args["ifs"]] + ([] if default is None else [default])
+        case exp.Coalesce():
+            return [node.this, *node.expressions]
+        case exp.Paren() | exp.Neg() | exp.Abs() | exp.Nullif():
+            return [node.this]
+    return [node.this, node.expression] if isinstance(node, ARITHMETIC) else []
+
+
+def _leaf_bits(node: exp.Expr, columns: Mapping[str, DType]) -> int:
+    match node:
+        case exp.Column():
+            return _BITS.get(columns[node.name], 0)
+        case exp.Literal():
+            bits = 0 if node.is_string or not node.this.isdigit() else max(int(node.this).bit_length(), 1)
+            return bits if bits < 128 else 0
+        case exp.Cast():
+            return _CAST_BITS.get(node.to.this, 0)
+        case exp.Length():
+            return 31
+        case exp.Floor() | exp.Ceil() | exp.Round():
+            return _term(node.this, columns, set()).bits
+    return 0
 
 
 def _line(error: Exception) -> str:
@@ -187,10 +252,12 @@ class _Checker:
 
     def _interval(self, node: exp.Interval) -> str:
         unit = node.args.get("unit")
-        if not isinstance(node.this, exp.Literal) or unit is None or unit.name.upper() not in _UNITS:
+        # The engine cuts fractions off.
+        count = isinstance(node.this, exp.Literal) and _COUNT.fullmatch(node.this.this)
+        if not count or unit is None or unit.name.upper() not in _UNITS:
             raise ConditionFault(
                 f"{node.sql('duckdb')!r} has no fixed length",
-                "write INTERVAL and a number of SECOND, MINUTE, HOUR or DAY",
+                "write INTERVAL and a whole number, of at most 9 digits, of SECOND, MINUTE, HOUR or DAY",
             )
         return _DURATION
 
@@ -233,6 +300,8 @@ class _Checker:
             if not node.expressions or any(node.args.get(name) for name in ("query", "unnest", "field")):
                 raise ConditionFault(f"{node.sql('duckdb')!r} has no list of values", "write IN (1, 2, 3)")
             members = node.expressions
+        elif node.args.get("symmetric"):
+            raise ConditionFault(f"{node.sql('duckdb')!r} is not of the subset", "write BETWEEN with the lesser first")
         else:
             members = [node.args["low"], node.args["high"]]
         kind = self._one(node, iter((node.this, *members)))
@@ -270,6 +339,9 @@ class _Checker:
 
     def _function(self, node: exp.Expr) -> str:
         arguments = node.iter_expressions()
+        most = _ARGUMENTS_MAX.get(type(node))
+        if most is not None and len(list(node.iter_expressions())) > most:
+            raise ConditionFault(f"{node.key} has too many arguments", f"give it {most}")
         match node:
             case exp.Coalesce() | exp.Nullif():
                 return self._one(node, arguments)

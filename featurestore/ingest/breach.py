@@ -32,8 +32,12 @@ class Breach:
 
 
 def count_by_rule(breaches: Sequence[Breach]) -> dict[str, int]:
-    """ "column:rule" -> rows that break it."""
-    return {f"{breach.column}:{breach.rule}": int(np.count_nonzero(breach.rows)) for breach in breaches}
+    """ "column:rule" -> rows that break it, or one of several of that name, as references of one column are."""
+    broken: dict[str, Mask] = {}
+    for breach in breaches:
+        name = f"{breach.column}:{breach.rule}"
+        broken[name] = broken[name] | breach.rows if name in broken else breach.rows
+    return {name: int(np.count_nonzero(rows)) for name, rows in broken.items()}
 
 
 def first_breaches(breaches: Sequence[Breach], count: int) -> tuple[Mask, NDArray[np.int64]]:

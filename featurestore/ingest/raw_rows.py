@@ -25,6 +25,8 @@ from featurestore.errors import StoreError
 _ZONED = re.compile(r"timestamp\[(s|ms|us|ns), tz=(.+)\]")
 #: Before a type that has no short name: its Arrow schema, in base64.
 _ARROW = "arrow:"
+#: Made once: `json.dumps` makes one for each text.
+_JSON = json.JSONEncoder(allow_nan=False)
 
 
 def form_of(rows: pa.Table, *, text: bool) -> str:
@@ -42,7 +44,7 @@ def raw_texts(rows: pa.Table) -> list[str]:
     """Each row as a JSON object."""
     columns = [json_values(column.combine_chunks()) for column in rows.columns]
     names = rows.column_names
-    return [json.dumps(dict(zip(names, values, strict=True)), allow_nan=False) for values in zip(*columns, strict=True)]
+    return [_JSON.encode(dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def rows_of(raws: Sequence[str], form: str) -> tuple[pa.Table, bool]:
@@ -78,7 +80,17 @@ def json_values(column: pa.Array) -> list[Any]:
         names = [field.name for field in kind]
         rows = [dict(zip(names, values, strict=True)) for values in zip(*parts, strict=True)]
         return [row if valid else None for row, valid in zip(rows, column.is_valid().to_pylist(), strict=True)]
+    if _is_plain(column):
+        return list(column.to_pylist())
     return [_plain(value) for value in column.to_pylist()]
+
+
+def _is_plain(column: pa.Array) -> bool:
+    """Whether JSON has all values as Python has them."""
+    kind, types = column.type, pa.types
+    if types.is_float32(kind) or types.is_float64(kind):
+        return not pc.any(pc.invert(pc.is_finite(column))).as_py()
+    return bool(types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind))
 
 
 def _plain(value: Any) -> Any:

@@ -75,7 +75,8 @@ class SourceBatch:
 
     def value_text(self, name: str, place: int) -> str:
         """One value as JSON text."""
-        (value,) = json_values(self.column(name).slice(place, 1))
+        # Cut out first: a column in one piece is a copy of it.
+        (value,) = json_values(self.rows.column(name).slice(place, 1).combine_chunks())
         return json.dumps(value, allow_nan=False)
 
     def values_text(self, names: Sequence[str], place: int) -> str:

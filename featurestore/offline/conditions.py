@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from functools import cache
 
 import duckdb
 import numpy as np
@@ -10,8 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlglot import exp
 
+from featurestore.arrow_types import arrow_type
 from featurestore.compiler.condition import ConditionFault, columns_of, computable, condition_columns, parse_condition
 from featurestore.compiler.dialects.duckdb import DUCKDB
+from featurestore.dtypes import DType
 from featurestore.feature_view import FeatureView
 
 _ROWS = "_incoming"
@@ -49,15 +53,34 @@ class Conditions:
         return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in answers.columns]
 
 
-def constant_fault(tree: exp.Expr) -> ConditionFault | None:
-    """What is wrong with a moment or a day that a condition writes down."""
-    for node in tree.find_all(exp.Cast):
-        if isinstance(node.this, exp.Literal):
-            try:
-                with duckdb.connect(":memory:") as connection:
-                    connection.execute(_SESSION).execute(DUCKDB.sql(exp.select(exp.cast(node.copy(), "VARCHAR"))))
-            except duckdb.Error:
-                return ConditionFault(
-                    f"{node.sql('duckdb')} has no value", "write it as in TIMESTAMPTZ '2013-01-01 00:00:00+00'"
-                )
+@cache
+def _engine() -> duckdb.DuckDBPyConnection:
+    """One that holds nothing; making one takes longer than asking it."""
+    return duckdb.connect(":memory:")
+
+
+def engine_fault(tree: exp.Expr, columns: Mapping[str, DType]) -> ConditionFault | None:
+    """What the engine has against a condition of the subset: a moment that is none, types it cannot bring together.
+
+    `columns` are those that the condition may name.
+    """
+    with _engine().cursor() as connection:
+        connection.execute(_SESSION)
+        for node in tree.find_all(exp.Cast):
+            if isinstance(node.this, exp.Literal):
+                try:
+                    connection.execute(DUCKDB.sql(exp.select(exp.cast(node.copy(), "VARCHAR")))).fetchall()
+                except duckdb.Error:
+                    return ConditionFault(
+                        f"{node.sql('duckdb')} has no value", "write it as in TIMESTAMPTZ '2013-01-01 00:00:00+00'"
+                    )
+        named = pa.schema([(name, arrow_type(columns[name])) for name in condition_columns(tree)])
+        connection.register(_ROWS, named.empty_table())
+        try:
+            connection.execute(DUCKDB.sql(exp.select(computable(tree, columns)).from_(_ROWS))).fetchall()
+        except duckdb.Error as error:
+            return ConditionFault(
+                f"the engine cannot compute {tree.sql('duckdb')!r} ({str(error).splitlines()[0]})",
+                "cast its parts to types that go together",
+            )
     return None

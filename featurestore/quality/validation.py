@@ -19,6 +19,7 @@ from featurestore.offline.base import OfflineStore
 from featurestore.offline.history_rules import entities_known
 from featurestore.quality.tally import Tally, tally
 from featurestore.quality.whole_history import tally_history
+from featurestore.whole_files import write_whole
 
 if TYPE_CHECKING:
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
@@ -66,8 +67,7 @@ class ValidationResult:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                (folder / name).write_text(text, encoding="utf-8")
+            write_whole({folder / name: text for name, text in texts.items()})
         except OSError as error:
             what = f"the report cannot be written to {folder} ({error.strerror or error})"
             raise InputError(f"{what}; name another folder") from error

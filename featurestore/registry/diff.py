@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from featurestore.clock import duration_text
 from featurestore.dtypes import FLOATS
 from featurestore.entity import Entity
 from featurestore.feature_service import FeatureService
@@ -19,6 +20,7 @@ from featurestore.feature_view import FeatureView
 from featurestore.field import Field
 from featurestore.fingerprint import definition_fingerprint, service_signature
 from featurestore.labels import LABELS
+from featurestore.registry.document import canonical_json, encode_value
 from featurestore.registry.validate_field import lower_bound, upper_bound
 from featurestore.source import SqlSource
 from featurestore.view_rules import Reference, Volume
@@ -139,7 +141,7 @@ def _field_changes(before: Field, after: Field, *, always: bool) -> Iterator[Cha
         yield Change(what=f"{name} becomes nullable")
     for rule in _rule_changes(before, after):
         yield Change(what=f"{name}: {rule.what}", impact=rule.impact)
-    if before.default != after.default:
+    if _default(before) != _default(after):
         what = f"{name}: default {before.default!r} -> {after.default!r}"
         if always:
             yield Change(what=what)
@@ -148,6 +150,11 @@ def _field_changes(before: Field, after: Field, *, always: bool) -> Iterator[Cha
     if before.on_violation != after.on_violation:
         yield Change(what=f"{name}: on_violation {before.on_violation} -> {after.on_violation}")
     yield from _labels(before, after, f"{name}: ")
+
+
+def _default(field: Field) -> str:
+    """The default as rows get it, for comparison: NaN is itself, -0.0 is not 0.0."""
+    return "" if field.default is None else canonical_json(encode_value(field.default, field.dtype)).decode("ascii")
 
 
 def _rule_changes(before: Field, after: Field) -> Iterator[Change]:
@@ -228,10 +235,10 @@ def _source_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Cha
 
 def _promise_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
     if applied.ttl != declared.ttl:
-        what = f"ttl {_duration(applied.ttl)} -> {_duration(declared.ttl)}, which changes when values expire"
+        what = f"ttl {_limit(applied.ttl)} -> {_limit(declared.ttl)}, which changes when values expire"
         yield Change(what=what, impact="breaking")
     if applied.freshness != declared.freshness:
-        yield Change(what=f"freshness {_duration(applied.freshness)} -> {_duration(declared.freshness)}")
+        yield Change(what=f"freshness {_limit(applied.freshness)} -> {_limit(declared.freshness)}")
     if applied.on_violation != declared.on_violation:
         yield Change(what=f"on_violation {applied.on_violation} -> {declared.on_violation}")
 
@@ -282,8 +289,8 @@ def _expected(value: object) -> str:
         limits = [
             f"{words} {n}" for words, n in (("at least", value.at_least), ("at most", value.at_most)) if n is not None
         ]
-        return f"{' and '.join(limits)} rows per {value.per}"
-    return "none" if value is None else str(value)
+        return f"{' and '.join(limits)} rows per {duration_text(value.per)}"
+    return _limit(value)
 
 
 # ------------------------------------------------------------------ words
@@ -332,12 +339,10 @@ def _keys(keys: Mapping[str, Any]) -> str:
 def _limit(limit: Any) -> str:
     if limit is None:
         return "none"
+    if isinstance(limit, timedelta):
+        return duration_text(limit)
     return f"{limit[0]}{' excluded' if limit[1] else ''}" if isinstance(limit, tuple) else str(limit)
 
 
 def _some(values: Sequence[Any], shown: int = 5) -> str:
     return ", ".join(map(str, values[:shown])) + (f" and {len(values) - shown} more" if len(values) > shown else "")
-
-
-def _duration(value: timedelta | None) -> str:
-    return "none" if value is None else str(value)

@@ -95,7 +95,7 @@ def read_snapshot(path: Path, project: str) -> Snapshot:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unrepeated)
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); write it with `featurestore registry export --out {path}`"
@@ -103,6 +103,15 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged, it is not JSON ({error}); {_AGAIN}") from error
     return document if isinstance(document, dict) else {}
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a name that stands there twice, as a merge that keeps both sides leaves it."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return document
 
 
 def _snapshot(document: Mapping[str, Any]) -> Snapshot:
@@ -127,14 +136,16 @@ def _snapshot(document: Mapping[str, Any]) -> Snapshot:
 def _faults(document: Mapping[str, Any], snapshot: Snapshot) -> list[str]:
     """The objects that would be written otherwise than they stand there, stand under another name, or lack a view."""
     definitions = snapshot.definitions
-    names = {entity.name for entity in definitions.entities.values()}
-    names |= {view.ref for view in definitions.views.values()}
-    names |= {service.name for service in definitions.services.values()}
+    names = {
+        "entities": {name: entity.name for name, entity in definitions.entities.items()},
+        "feature_views": {ref: view.ref for ref, view in definitions.views.items()},
+        "feature_services": {name: service.name for name, service in definitions.services.items()},
+    }
     faults = [
         f"{kind}: {name}"
         for kind, objects in _objects(snapshot).items()
         for name, entry in objects.items()
-        if name not in names or document[kind][name] != entry
+        if names[kind][name] != name or document[kind][name] != entry
     ]
     pinned = {f"{chosen.view}@{chosen.version}" for one in definitions.services.values() for chosen in one.selections}
     return faults + [f"feature_views: {ref} (missing)" for ref in sorted(pinned - set(definitions.views))]

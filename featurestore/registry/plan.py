@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
 
+from featurestore.clock import duration_text
 from featurestore.errors import EvolutionError
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
@@ -227,7 +228,7 @@ def _view_steps(snapshot: Snapshot, declared: Definitions) -> Iterator[Step]:
     applied = snapshot.definitions.views
     for ref, view in sorted(declared.views.items()):
         if ref not in applied:
-            ttl = "never expires" if view.ttl is None else f"ttl {view.ttl}"
+            ttl = "never expires" if view.ttl is None else f"ttl {duration_text(view.ttl)}"
             yield Create(kind="view", name=ref, reason=f"{', '.join(view.fields)}; {ttl}")
         elif changes := view_changes(applied[ref], view, snapshot.row_schemas.get(ref, {})):
             yield _update("view", ref, changes, _next_version(view, {**applied, **declared.views}))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from featurestore.clock import duration_text
 from featurestore.dtypes import JOIN_KEY_TYPES, DType
 from featurestore.entity import Entity
 from featurestore.errors import Problem, suggest
@@ -16,7 +17,7 @@ from featurestore.field import Field
 from featurestore.location import Location
 from featurestore.registry.names import VIEW_NAME_LENGTH_MAX, clashes, column_fault, name_fault
 from featurestore.registry.validate_field import Fault, field_faults, label_faults
-from featurestore.registry.validate_rules import reference_problems, rule_problems
+from featurestore.registry.validate_rules import reference_problems, rule_problems, too_long
 from featurestore.registry.validate_service import service_problems
 from featurestore.source import FileSource, SqlSource
 from featurestore.view_rules import ON_VIOLATION
@@ -152,7 +153,9 @@ def _view_faults(view: FeatureView) -> Iterator[Fault]:
             yield f"{name}={value!r} is not a duration", f"write {name}=timedelta(hours=3), or None"
         elif value is not None and value <= timedelta(0):
             none = "never expires" if name == "ttl" else "promises nothing"
-            yield f"{name}={value} is not positive", f"give a positive duration, or None, which {none}"
+            yield f"{name}={duration_text(value)} is not positive", f"give a positive duration, or None, which {none}"
+        elif value is not None:
+            yield from too_long(name, value)
     yield from _column_faults(view)
 
 
@@ -250,3 +253,5 @@ def _sql_faults(source: SqlSource) -> Iterator[Fault]:
             continue
         if not isinstance(value, timedelta) or value < timedelta(0):
             yield f"{name}={value!r} is not a duration from zero on", f"write {name}=timedelta(days=1)"
+        else:
+            yield from too_long(name, value)

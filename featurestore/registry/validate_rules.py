@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
+from featurestore.clock import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, duration_text, timedelta_us
 from featurestore.dtypes import dtype_fault
 from featurestore.errors import Problem, suggest
 from featurestore.feature_view import FeatureView
@@ -13,6 +14,9 @@ from featurestore.location import Location
 from featurestore.registry.names import clashes, name_fault
 from featurestore.registry.validate_field import Fault, field_faults
 from featurestore.view_rules import ON_VIOLATION, Condition, Reference, Volume
+
+#: All the time there is.
+DURATION_MAX_US = TIMESTAMP_MAX_US - TIMESTAMP_MIN_US
 
 
 def rule_problems(view: FeatureView, subject: str, *, readable: bool) -> Iterator[Problem]:
@@ -69,7 +73,18 @@ def _duration_faults(name: str, value: object, *, least: timedelta) -> Iterator[
     if value is not None and not isinstance(value, timedelta):
         yield f"{name}={value!r} is not a duration", f"write {name}=timedelta(hours=3), or None"
     elif value is not None and value < least:
-        yield f"{name}={value} is {'not positive' if least else 'negative'}", "give a longer duration, or None"
+        yield (
+            f"{name}={duration_text(value)} is {'not positive' if least else 'negative'}",
+            "give a longer duration, or None",
+        )
+    elif value is not None:
+        yield from too_long(name, value)
+
+
+def too_long(name: str, value: timedelta) -> Iterator[Fault]:
+    """The fault of a duration that no two timestamps lie apart."""
+    if timedelta_us(value) > DURATION_MAX_US:
+        yield f"{name}={duration_text(value)} is longer than from the year 1 to 9999", "give a shorter duration"
 
 
 def _volume_faults(volume: Volume) -> Iterator[Fault]:
@@ -107,15 +122,16 @@ def _condition_faults(rule: Condition, view: FeatureView, typed: bool) -> Iterat
 def _sql_faults(sql: str, view: FeatureView) -> Iterator[Fault]:
     # Parsing and judging SQL is not loaded for views that need none.
     from featurestore.compiler.condition import ConditionFault, columns_of, condition_columns, parse_condition
-    from featurestore.offline.conditions import constant_fault
+    from featurestore.offline.conditions import engine_fault
     from featurestore.registry.unsatisfiable import never_holds
 
+    columns = columns_of(view)
     try:
-        tree = parse_condition(sql, columns_of(view))
+        tree = parse_condition(sql, columns)
     except ConditionFault as fault:
         yield fault.what, fault.way_out
         return
-    if wrong := constant_fault(tree):
+    if wrong := engine_fault(tree, columns):
         yield wrong.what, wrong.way_out
         return
     named = [view.fields[name] for name in condition_columns(tree) if name in view.fields]

@@ -109,7 +109,7 @@ class Batcher:
 
     async def drain(self) -> None:
         """Return once every request is answered, and end the threads; call it when no more come."""
-        while self.waiting_rows or any(i.batch is not None and not i.given_up for i in self._instances):
+        while self._queue or any(i.batch is not None and not i.given_up for i in self._instances):
             self._drained.clear()
             await self._drained.wait()
         self._ended = True
@@ -128,6 +128,8 @@ class Batcher:
             batch = self._next_batch()
             if batch:
                 self._start(self._idle.pop(), batch)
+            else:
+                self._drained.set()  # all who waited have given up
 
     def _is_due(self) -> None:
         self._due = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from featurestore.errors import ModelUnavailable, ServingError
+from featurestore.errors import FeatureStoreError, ModelUnavailable, ServingError
 from serving.inference.batcher import Batcher
 from serving.inference.model import Feeds, Model, load_model
 from serving.inference.model_config import ModelConfig
@@ -74,8 +74,12 @@ async def load_version(
         raise ModelUnavailable(
             f"it is not loaded and warm after {config.load_timeout_s:g} s; raise load_timeout_s, or mend the model"
         ) from error
+    except FeatureStoreError:
+        raise
     except MemoryError as error:
         raise ModelUnavailable("there is no memory for it; stop something else, or export a smaller model") from error
+    except Exception as error:  # a model is foreign code: its fault keeps no other from being served
+        raise ModelUnavailable(f"it raised {type(error).__name__}: {error}; mend its files") from error
     together = runs_together(model, config)
     batcher = Batcher(
         f"version {files.number} of model {name!r}",

@@ -78,6 +78,7 @@ async def _serve_until_signal(options: SidecarOptions, ready: Callable[[str], No
 @contextlib.asynccontextmanager
 async def sidecar(options: SidecarOptions) -> AsyncIterator[str]:
     """A running sidecar; yields its address, drains on the way out."""
+    _require_address(options.address)
     vitals = _Vitals()
     repository = ModelRepository(options.models, vitals.model_changed)
     service = GrpcInferenceService(repository)
@@ -180,6 +181,17 @@ def snapshot(repository: ModelRepository) -> Snapshot:
 # ---------------------------------------------------------------- the address
 
 
+def _require_address(address: str) -> None:
+    """ConfigError for what is no address, before models take their time to load."""
+    host, _, port = address.rpartition(":")
+    # gRPC takes a port modulo 65536.
+    if not address.startswith(UNIX) and not (host and port.isdecimal() and int(port) < 1 << 16):
+        raise ConfigError(
+            f"cannot listen on {address}: give host:port (0 for a free one, at most 65535) or unix:///path with "
+            "--address"
+        )
+
+
 def _bind(server: grpc.aio.Server, address: str) -> str:
     """Bind it; ConfigError when that cannot be."""
     if address.startswith(UNIX):
@@ -199,6 +211,8 @@ def _require_free(path: Path) -> None:
     """gRPC takes the place of any socket; that of a living process it must not."""
     if not path.parent.is_dir():
         raise ConfigError(f"cannot listen on {path}: its folder is not there; make it, or choose another --address")
+    if path.exists() and not path.is_socket():
+        raise ConfigError(f"cannot listen on {path}: a file is there, and no socket; choose another --address")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(os.fspath(path))

@@ -83,9 +83,9 @@ DEFINITIONS: dict[str, tuple[str, str, str, list[str]]] = {
         VIEWS,
         TTL,
         "ttl=timedelta(0)",
-        [f"{VIEWS}:17: feature view 'stock': ttl=0:00:00 is not positive"],
+        [f"{VIEWS}:17: feature view 'stock': ttl=0s is not positive"],
     ),
-    "a negative ttl": (VIEWS, TTL, "ttl=timedelta(days=-1)", ["ttl=-1 day, 0:00:00 is not positive", "or None, which"]),
+    "a negative ttl": (VIEWS, TTL, "ttl=timedelta(days=-1)", ["ttl=-1d is not positive", "or None, which"]),
     "a ttl that is a number": (VIEWS, TTL, "ttl=3600", ["ttl=3600 is not a duration", "ttl=timedelta("]),
     "an argument that does not exist": (
         VIEWS,
@@ -167,7 +167,7 @@ REPLACE = ("from datetime import timedelta", "from dataclasses import replace\nf
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (TTL, "ttl=timedelta(days=2)", ["ttl 1 day, 0:00:00 -> 2 days, 0:00:00", "version=2"]),
+        (TTL, "ttl=timedelta(days=2)", ["ttl 1d -> 2d", "version=2"]),
         ('name="price", dtype=Float32', 'name="price", dtype=Float64', ["price", "float32", "float64", "version=2"]),
         ('Field(name="tier", dtype=String, allowed_values=["new", "gold"]),', "", ["tier"]),
         ('"new", "gold"', '"new"', ["allowed", "version=2"]),

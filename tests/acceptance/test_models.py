@@ -242,6 +242,8 @@ def test_a_model_of_another_width_is_neither_signed_nor_fed(shop: Path, inside: 
         ([*PREDICT, "--models", "models", "--model", "late", "--address", "a:1", "--out", "p.csv"], "not allowed with"),
         ([*SIGN, "models/none/1"], "holds neither"),
         ([*SIGN, "models/late/1", "--output", "y"], "NAME:TYPE:SHAPE"),
+        ([*SIGN, "models/late/1", "--output", "y:FP99:-1"], "FP99 is no type of the protocol; choose BOOL"),
+        ([*SIGN, "models/late/1", "--output", "y:FP32:--1"], "NAME:TYPE:SHAPE"),
         (["sign-model", "--manifest", "spine.parquet", "--model", "models/late/1"], "is not a manifest"),
     ],
 )

@@ -59,7 +59,7 @@ def test_plan_names_the_class_of_each_change_and_the_way_out_of_breaking_ones(ru
     run("-C", repository, "apply")
     declare("hours=3", "hours=4")
     shown = run("-C", repository, "plan").out
-    assert "breaking    update feature view weather@1: ttl 3:00:00 -> 4:00:00" in shown
+    assert "breaking    update feature view weather@1: ttl 3h -> 4h" in shown
     assert "signature   update feature service late" in shown
     assert "declare the change as version=2 beside it" in shown
     assert "apply would refuse 1 of them" in shown
@@ -87,7 +87,7 @@ def test_problems_of_definitions_exit_2_with_place_and_way_out(run, repository: 
     declare("hours=3", "hours=-3")
     done = run("-C", repository, "apply")
     assert done.code == 2
-    assert "definitions/flights.py:5: feature view 'weather': ttl=-1 day, 21:00:00 is not positive" in done.err
+    assert "definitions/flights.py:5: feature view 'weather': ttl=-3h is not positive" in done.err
 
 
 def test_an_apply_in_another_process_makes_this_one_busy_and_names_it(run, repository: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_pull_request_is_checked_against_a_snapshot_without_registry_and_store
     declare("hours=3", "hours=4")
     broken = run("-C", repository, *against)
     assert broken.code == 1
-    assert "feature view weather@1: ttl 3:00:00 -> 4:00:00" in broken.out
+    assert "feature view weather@1: ttl 3h -> 4h" in broken.out
     assert not (repository / "data").exists()
 
 

@@ -45,6 +45,23 @@ def visits(*airports: str | None) -> pa.Table:
     )
 
 
+def test_rows_that_break_one_of_several_references_of_a_column_are_all_counted(repository: SmallRepository) -> None:
+    other = replace(weather(), name="hubs")
+    twice = [
+        Reference(view=weather(), columns={"origin": "airport"}),
+        Reference(view=other, columns={"origin": "airport"}),
+    ]
+    repository.apply(replace(VISITS, references=twice), weather(), other)
+    repository.write("weather/a.parquet", [("JFK", NOON, 1.0, 1)])
+    repository.write("visits/a.parquet", visits("JFK", "nowhere", "elsewhere"))
+
+    outcome = repository.run()
+
+    loaded = next(done.loaded for done in outcome.views if done.view == "a_visit@1")
+    assert loaded is not None
+    assert loaded.quarantined == loaded.breaches["airport:reference"] == 2
+
+
 def test_entities_that_are_not_known_are_set_aside_by_load_and_push(repository: SmallRepository) -> None:
     repository.apply(VISITS, weather())
     repository.write("weather/a.parquet", [("JFK", NOON, 1.0, 1)])

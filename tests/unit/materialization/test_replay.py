@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import FeatureStore, FeatureView, Field, Float64, Int64
-from featurestore.errors import InputError, TooManyBreaches
+from featurestore.errors import InputError, StoreBusy, TooManyBreaches
 from featurestore.failpoint import KILLED
 from featurestore.ingest import set_aside
 from featurestore.ingest.load import LoadCounts
@@ -19,6 +19,7 @@ from featurestore.ingest.quarantined_rows import documents
 from featurestore.ingest.replay import UNREADABLE
 from featurestore.offline.quarantine import Chosen
 from materialization.job import Request, RunOutcome
+from materialization.lease import held_lease
 from tests.fix_redis import RedisFarm
 from tests.fix_repository import FIELDS, NOON, Row, SmallRepository, hours, rows_table, weather
 
@@ -200,6 +201,9 @@ def test_rows_of_one_version_become_rows_of_another_only_when_it_is_named(embedd
     with pytest.raises(InputError, match="lack 'wind', which weather@3 has"):
         replay(embedded, REF, into="weather@3")
     assert len(left(embedded)) == 2
+
+    with held_lease(embedded.state, REF, 60), pytest.raises(StoreBusy, match=REF):
+        replay(embedded, REF, into="weather@2")  # while somebody drops, or adds, rows of version 1
 
     outcome = replay(embedded, REF, into="weather@2")
 

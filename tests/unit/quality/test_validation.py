@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
@@ -187,6 +188,24 @@ def test_a_report_is_not_written_over_a_file(request: pytest.FixtureRequest, tmp
     with pytest.raises(InputError, match="cannot be written to .*; name another folder"):
         result.write(taken / "below")
     assert taken.read_text() == "mine"
+
+
+@pytest.mark.parametrize("limit", [20, 2000])
+def test_a_report_that_cannot_be_written_leaves_the_one_before_whole(
+    request: pytest.FixtureRequest, tmp_path: Path, limit: int
+) -> None:
+    report = tmp_path / "report"
+    validated(request, "duckdb", tmp_path, legs(), []).write(report)
+    before = {path.name: path.read_text() for path in report.iterdir()}
+    result = validated(request, "duckdb", tmp_path, legs(), [row(1, -7, SCRIPT)])
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, allowed[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written .*; name another folder"):
+            result.write(report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert {path.name: path.read_text() for path in report.iterdir()} == before
 
 
 def test_without_great_expectations_validate_says_what_to_install(

@@ -235,7 +235,7 @@ def test_breaking_changes_are_refused_all_at_once_with_the_next_version(shop: Sh
         "apply refuses, and changed nothing:",
         "  feature view other@1: field temp is no longer nullable; keep version=1 as it was and declare the change as "
         "version=5 beside it",
-        "  feature view weather@1: ttl none -> 1 day, 0:00:00, which changes when values expire; keep version=1 as it "
+        "  feature view weather@1: ttl none -> 1d, which changes when values expire; keep version=1 as it "
         "was and declare the change as version=2 beside it",
     ]
     assert shop.registry.revision() == 1

@@ -81,11 +81,11 @@ RULE_CHANGES: dict[str, dict[str, Any]] = {
         "references": [replace(RULED.references[0], on_violation="warn")]
     },
     "unique True -> False": {"unique": False},
-    "future_tolerance moves (1:00:00 -> 2:00:00)": {"future_tolerance": timedelta(hours=2)},
-    "future_tolerance is dropped (1:00:00 -> none)": {"future_tolerance": None},
-    "future_tolerance moves (1:00:00 -> 0:00:00)" + NARROWS: {"future_tolerance": timedelta(0)},
-    "volume at least 20 and at most 24 rows per 1 day, 0:00:00 -> none": {"volume": None},
-    "largest_gap 2:00:00 -> 1:00:00": {"largest_gap": timedelta(hours=1)},
+    "future_tolerance moves (1h -> 2h)": {"future_tolerance": timedelta(hours=2)},
+    "future_tolerance is dropped (1h -> none)": {"future_tolerance": None},
+    "future_tolerance moves (1h -> 0s)" + NARROWS: {"future_tolerance": timedelta(0)},
+    "volume at least 20 and at most 24 rows per 1d -> none": {"volume": None},
+    "largest_gap 2h -> 1h": {"largest_gap": timedelta(hours=1)},
     "max_breach_share 0.01 -> 0.0": {"max_breach_share": 0.0},
 }
 
@@ -119,7 +119,7 @@ COMPATIBLE: dict[str, FeatureView] = {
             timezone="America/New_York",
         ),
     ),
-    "freshness none -> 1:00:00": replace(WEATHER, freshness=timedelta(hours=1)),
+    "freshness none -> 1h": replace(WEATHER, freshness=timedelta(hours=1)),
     "on_violation reject -> warn": replace(WEATHER, on_violation="warn"),
     "description": replace(WEATHER, description="x"),
     "owner": replace(WEATHER, owner="x"),
@@ -152,8 +152,8 @@ BREAKING: dict[str, FeatureView] = {
     "field sky: max_length moves (9 -> 8), which narrows the contract": with_field(SKY, max_length=8),
     "field sky: min_length moves (2 -> 3), which narrows the contract": with_field(SKY, min_length=3),
     "field sky: default None -> 'clear', which rewrites rows from before the field": with_field(SKY, default="clear"),
-    "ttl 3:00:00 -> none, which changes when values expire": replace(WEATHER, ttl=None),
-    "ttl 3:00:00 -> 4:00:00, which changes when values expire": replace(WEATHER, ttl=timedelta(hours=4)),
+    "ttl 3h -> none, which changes when values expire": replace(WEATHER, ttl=None),
+    "ttl 3h -> 4h, which changes when values expire": replace(WEATHER, ttl=timedelta(hours=4)),
     "source: created_timestamp_column 'c' -> None, which changes what time means": with_source(
         created_timestamp_column=None
     ),
@@ -198,6 +198,16 @@ def test_the_length_of_a_vector_is_its_type() -> None:
     after = replace(WEATHER, schema=[Field(name="v", dtype=Vector(Float64, 4))])
     (change,) = view_changes(before, after, {1: before.schema})
     assert change == Change(what="field v: vector<float64,3> becomes vector<float64,4>", impact="breaking")
+
+
+def test_a_default_is_compared_as_rows_hold_it() -> None:
+    def with_default(default: float, **more: Any) -> FeatureView:
+        return replace(WEATHER, schema=[TEMP, Field(name="wind", dtype=Float64, default=default, **more)])
+
+    unchanged = view_changes(with_default(float("nan")), with_default(float("nan"), description="x"), {1: (TEMP,)})
+    assert unchanged == [Change(what="field wind: description")]
+    (change,) = view_changes(with_default(0.0), with_default(-0.0), {1: (TEMP,)})
+    assert change.impact == "breaking"
 
 
 def test_several_changes_are_all_told_and_the_worst_counts() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def test_a_change_has_the_class_that_the_table_says(case: Case) -> None:
     assert bool(plan.refusals()) == (case.impact == "breaking")
     words = [change.what for step in plan.steps if isinstance(step, Update) for change in step.changes]
     assert REWORDED not in words
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind.__name__}.{case.attribute}: {case.change}")
+def test_durations_are_said_as_people_write_them(case: Case) -> None:
+    plan = plan_of(case)
+    said = [str(step) for step in plan.steps] + plan.refusals() + list(plan.notes)
+    assert [text for text in said if re.search(r"\d:\d\d:\d\d|\d days?,|timedelta", text)] == []
 
 
 def test_no_attribute_of_a_definition_is_missing_from_the_table() -> None:

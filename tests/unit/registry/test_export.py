@@ -81,6 +81,11 @@ def _fields(document: Any) -> Any:
     return _view(document)["document"]["schema"]
 
 
+def _swap(objects: Any) -> None:
+    first, *_, last = objects
+    objects[first], objects[last] = objects[last], objects[first]
+
+
 DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "cut short": (lambda text: text[:-40], "is damaged, it is not JSON"),
     "left with marks of a merge": (lambda text: text.replace("{", "<<<<<<< HEAD\n{", 1), "is damaged, it is not JSON"),
@@ -107,6 +112,14 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "without a pinned view": (
         edited(lambda document: document["feature_views"].pop("delays@1")),
         "feature_views: delays@1 (missing)",
+    ),
+    "under each other's names": (
+        edited(lambda document: _swap(document["feature_views"])),
+        "is not as it was exported",
+    ),
+    "with both sides of a merge": (
+        lambda text: text.replace('"weather@1": {', '"weather@1": {},\n    "weather@1": {', 1),
+        "is damaged, it is not JSON ('weather@1' stands there twice)",
     ),
     "without a part": (
         edited(lambda document: document.pop("entities")),

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal as Number
@@ -381,10 +382,23 @@ def test_requests_are_counted_like_those_of_grpc(rest: httpx.Client, telemetry: 
     assert 'method="/get-online-features",project="",service="airport_now"' in text.text
 
 
+def test_the_page_of_what_there_is_to_call_needs_no_network(rest: httpx.Client) -> None:
+    shown = rest.get("/docs")
+    assert shown.headers["content-type"].startswith("text/html")
+    page = shown.text
+    assert not [word for word in ("http:", "https:", "src=", "<script", "<link", "@import") if word in page]
+    assert f"POST {ROUTE}" in page
+    assert "GET /ready" in page
+    assert "max_age_s" in page
+    assert "Rows whose event is older are STALE, in seconds." in page
+    links = set(re.findall(r'href="([^"]*)"', page)) - {"/openapi.json"}
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(re.findall(r'id="([^"]*)"', page)), "links lead nowhere"
+
+
 def test_health_readiness_and_documentation_are_served(rest: httpx.Client) -> None:
     assert rest.get("/health").json() == {"status": "ok"}
     assert rest.get("/ready").json() == {"status": "ready"}
-    assert "swagger" in rest.get("/docs").text
     paths = rest.get("/openapi.json").json()["paths"]
     assert set(paths) == {ROUTE, "/push", "/health", "/ready", "/metrics"}
     for route in (ROUTE, "/push"):

@@ -23,6 +23,13 @@ def write_linear(folder: Path, weights: NDArray[np.float32], bias: float = 0.0) 
     return write(folder, nodes, inputs, {"y": (TensorProto.FLOAT, ["rows", 1])}, constants)
 
 
+def write_linear_of_width(folder: Path, width: int) -> Path:
+    """Says that it takes so many numbers a row."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    tensors: Tensors = {"x": (TensorProto.FLOAT, ["rows", width])}
+    return write(folder, nodes, tensors, {"y": (TensorProto.FLOAT, ["rows", width])}, {})
+
+
 def write_doubler(folder: Path) -> Path:
     """Says that it gives a row for each row, and gives two."""
     nodes = [helper.make_node("Concat", ["x", "x"], ["y"], axis=0)]

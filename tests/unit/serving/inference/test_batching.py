@@ -157,6 +157,33 @@ def test_a_request_whose_caller_went_away_is_not_run() -> None:
     assert gate.batches == [1, 2]
 
 
+def test_a_batcher_is_drained_though_those_who_waited_went_away() -> None:
+    async def work() -> None:
+        made = batcher(Gate(), max_delay_ms=50)
+        asked = asyncio.create_task(made.infer(ones(1), 1))
+        await asyncio.sleep(0)
+        asked.cancel()
+        async with asyncio.timeout(5):
+            await made.drain()
+
+    asyncio.run(work())
+
+
+def test_a_request_without_rows_is_answered_before_its_batcher_is_drained() -> None:
+    async def work() -> None:
+        gate = Gate()
+        gate.through.release()
+        made = batcher(gate, max_delay_ms=50)
+        asked = asyncio.create_task(made.infer(ones(0), 0))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await made.drain()
+            (answered,) = await asked
+        assert answered.shape == (0, 1)
+
+    asyncio.run(work())
+
+
 def test_more_rows_than_may_wait_are_turned_away_with_a_time_to_come_back() -> None:
     gate = Gate()
 

@@ -6,13 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from featurestore.errors import ConfigError
 from serving.inference._pb.inference import open_inference_pb2 as pb
+from serving.inference.server import SidecarOptions
 from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import RunningSidecar, infer_request, outputs_of, rows, running
 
@@ -316,3 +319,17 @@ def test_a_region_larger_than_its_memory_is_not_registered(sidecar: RunningSidec
         asked = pb.SystemSharedMemoryRegisterRequest(name="small", key="featurestore_test_small", byte_size=4097)
 
         assert refused(sidecar, asked, "SystemSharedMemoryRegister")[0] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1:65536", "127.0.0.1:99999", ":8001", "127.0.0.1:http", ""])
+def test_what_is_no_address_is_refused_before_models_are_loaded(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match="give host:port"), running(tmp_path / "not there", address=address):
+        pass
+
+
+def test_a_socket_takes_the_place_of_no_file(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    with pytest.raises(ConfigError, match="a file is there, and no socket"):
+        RunningSidecar(SidecarOptions(models=tmp_path, address=f"unix://{taken}"))
+    assert taken.read_text() == "mine"

@@ -84,6 +84,25 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_and_is_tried_again_w
         until(lambda: answer(sidecar) == 2)
 
 
+@pytest.mark.parametrize("fault", ["shape", "signature"])
+def test_whatever_a_version_raises_keeps_no_other_model_from_being_served_and_followed(
+    tmp_path: Path, fault: str
+) -> None:
+    if fault == "shape":
+        models.write_linear_of_width(tmp_path / "a" / "1", 2**62)
+    else:
+        models.write_linear(tmp_path / "a" / "1", np.zeros(3, np.float32))
+        (tmp_path / "a" / "1" / "signature.json").write_text("[" * 100_000)
+    write(tmp_path, 1, 1)
+    with running(tmp_path) as sidecar:
+        assert answer(sidecar) == 1
+        state, reason = next((state, reason) for name, _, state, reason in sidecar.index() if name == "a")
+        assert state == "UNAVAILABLE"
+        assert f"it raised {'ValueError' if fault == 'shape' else 'RecursionError'}" in reason
+        write(tmp_path, 2, 2)
+        until(lambda: answer(sidecar) == 2)
+
+
 def test_a_version_that_does_not_keep_its_shapes_is_not_switched_to(tmp_path: Path) -> None:
     write(tmp_path, 1, 1)
     models.write_doubler(tmp_path / "m" / "2")
