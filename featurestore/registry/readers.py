@@ -83,10 +83,8 @@ def list_readers(state: StateStore) -> list[Reader]:
     """All that were ever seen, the latest first."""
     query = select(readers).where(readers.c.project == state.project)
     with state.database.read() as connection:
-        rows = connection.execute(
-            query.order_by(readers.c.seen_at_us.desc(), readers.c.kind, readers.c.name)
-        ).mappings()
-        return [_reader(dict(row)) for row in rows]
+        seen = [_reader(dict(row)) for row in connection.execute(query).mappings()]
+    return sorted(seen, key=lambda reader: (-reader.seen_at_us, reader.kind, reader.name))
 
 
 def recent_readers(state: StateStore, recent: timedelta = RECENT) -> list[Reader]:

@@ -12,8 +12,9 @@ import pytest
 
 from featurestore.errors import NotFoundError, StoreBusy
 from featurestore.registry.holder import holder_name, is_gone
-from featurestore.registry.registry import Registry, open_state
+from featurestore.registry.registry import open_state
 from featurestore.registry.state import PublishRecord, PublishState, StateStore
+from tests.fix_registry import OPENING
 
 REF = "weather@1"
 RECORD = PublishRecord(
@@ -44,18 +45,12 @@ def test_blocks_of_sequences_begin_at_one_and_follow_each_other(state: StateStor
     assert state.take_sequences("other@1", 1) == 1
 
 
-def test_processes_never_share_a_sequence(tmp_path: Path) -> None:
-    path = tmp_path / "registry.db"
-    registry, state = open_state(path, "shop")
-    code = """
-import sys
-from pathlib import Path
-from featurestore.registry.registry import open_state
-registry, state = open_state(Path(sys.argv[1]), "shop")
+def test_processes_never_share_a_sequence(where: Path | str, state: StateStore) -> None:
+    code = OPENING + """
 for count in range(1, 41):
     print(state.take_sequences("weather@1", count), count)
 """
-    processes = [run_python(code, str(path)) for _ in range(3)]
+    processes = [run_python(code, str(where)) for _ in range(3)]
     blocks = []
     for process in processes:
         out, err = process.communicate(timeout=120)
@@ -65,12 +60,10 @@ for count in range(1, 41):
     assert len(blocks) == 120
     assert sorted(taken) == list(range(1, len(taken) + 1))
     assert state.take_sequences(REF, 1) == len(taken) + 1
-    registry.close()
 
 
-def test_projects_in_one_file_do_not_see_each_other(opened: tuple[Registry, StateStore]) -> None:
-    registry, state = opened
-    other_registry, other = open_state(registry.database.path, "other")
+def test_projects_in_one_database_do_not_see_each_other(where: Path | str, state: StateStore) -> None:
+    other_registry, other = open_state(where, "other")
     state.take_sequences(REF, 10)
     lease = state.acquire_lease(REF, "a", 60)
     state.commit_publish(RECORD, lease)
@@ -170,19 +163,14 @@ def test_a_late_lease_that_nobody_took_still_holds(state: StateStore) -> None:
         state.acquire_lease(REF, "b", 60)
 
 
-def test_the_lease_of_a_killed_process_is_free_at_once(opened: tuple[Registry, StateStore]) -> None:
-    registry, state = opened
-    code = """
-import os, sys
-from pathlib import Path
+def test_the_lease_of_a_killed_process_is_free_at_once(where: Path | str, state: StateStore) -> None:
+    code = OPENING + """
 from featurestore.registry.holder import holder_name
-from featurestore.registry.registry import open_state
-registry, state = open_state(Path(sys.argv[1]), "shop")
 state.acquire_lease("weather@1", holder_name("materialize"), 3600)
 print(holder_name("materialize"), flush=True)
 sys.stdin.readline()
 """
-    command = [sys.executable, "-c", code, str(registry.database.path)]
+    command = [sys.executable, "-c", code, str(where)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     holder = process.stdout.readline().strip()
@@ -201,20 +189,15 @@ def test_holders_of_other_machines_and_plain_names_are_never_taken_for_gone() ->
     assert not is_gone(holder_name())
 
 
-def test_only_one_of_many_processes_gets_the_lease(opened: tuple[Registry, StateStore]) -> None:
-    registry, _ = opened
-    code = """
-import sys
-from pathlib import Path
+def test_only_one_of_many_processes_gets_the_lease(where: Path | str) -> None:
+    code = OPENING + """
 from featurestore.errors import StoreBusy
-from featurestore.registry.registry import open_state
-registry, state = open_state(Path(sys.argv[1]), "shop")
 try:
     print(state.acquire_lease("weather@1", sys.argv[2], 3600).fence)
 except StoreBusy:
     print("busy")
 """
-    processes = [run_python(code, str(registry.database.path), f"worker {n}") for n in range(4)]
+    processes = [run_python(code, str(where), f"worker {n}") for n in range(4)]
     answers = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
     assert answers == ["1", "busy", "busy", "busy"]
 
