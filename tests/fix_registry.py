@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+#: A test, or a module, that runs on a registry in a file and on one in Postgres.
+on_both = pytest.mark.parametrize("where", ["sqlite", "postgres"], indirect=True)
+
 #: What a process begins with that works on the registry named by its first argument: `registry` and `state` are open.
 OPENING = """
 import sys

@@ -158,8 +158,7 @@ class Opener:
             )
         if connection.info.parameter_status("in_hot_standby") == "on":
             raise StoreError(
-                f"{self.address} is a standby and cannot be written; "
-                f"point {self.address.section}.url at the primary"
+                f"{self.address} is a standby and cannot be written; point {self.address.section}.url at the primary"
             )
         settings = {
             "client_encoding": "UTF8",

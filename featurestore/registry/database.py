@@ -1,5 +1,5 @@
-"""The database of registry and job state: transactions, their retries, migrations. `sqlite.py` and `postgres.py` are its
-two kinds; statements and migrations are the same on both.
+"""The database of registry and job state: transactions and migrations. `sqlite.py` and `postgres.py` are its two kinds;
+statements and migrations are the same on both.
 
 Several processes share it: writers of a project take turns by a lock held from their first moment, readers see one
 state and wait for nobody; every wait is bounded.
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, column, event, exc, select, table
+from sqlalchemy import Connection, Engine, column, event, exc, inspect, select, table
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.schema import CreateSchema
 
 from featurestore.clock import SystemClock, to_us
 from featurestore.errors import StoreBusy, StoreError
@@ -46,11 +47,7 @@ class Database(ABC):
         """Faults of the driver as StoreError, StoreBusy, StoreFull or StoreUnreachable, with the way out."""
 
     @abstractmethod
-    def tables(self, connection: Connection) -> list[str]:
-        """The names of all that is there."""
-
-    @abstractmethod
-    def foreign(self, tables: Iterable[str]) -> StoreError:
+    def foreign(self, tables: str) -> StoreError:
         """What to say when the tables are not ours."""
 
     def now_us(self, connection: Connection) -> int:
@@ -77,22 +74,21 @@ class Database(ABC):
     def migrate(self) -> None:
         """Make the tables, or bring them up to date; StoreError when they are not ours."""
         with self.read() as connection:
-            if self._revision(connection) == REVISIONS[-1]:
+            if self.revision(connection) == REVISIONS[-1]:
                 return
         with self.write() as connection:
-            if self._revision(connection) != REVISIONS[-1]:  # another process may have been quicker
-                self._make_room(connection)
+            if self.revision(connection) != REVISIONS[-1]:  # another process may have been quicker
+                # A schema that its administrator made needs no right to make it.
+                if self.schema is not None and not inspect(connection).has_schema(self.schema):
+                    connection.execute(CreateSchema(self.schema))
                 upgrade(connection)
 
-    def _make_room(self, connection: Connection) -> None:
-        """Whatever has to be there before the first table."""
-
-    def _revision(self, connection: Connection) -> str | None:
-        """The revision of the tables, None where there are none."""
-        tables = self.tables(connection)
+    def revision(self, connection: Connection) -> str | None:
+        """The revision of the tables, None where there are none; StoreError when they are not ours to read."""
+        tables = inspect(connection).get_table_names(schema=self.schema)
         if "alembic_version" not in tables:
             if tables:
-                raise self.foreign(sorted(tables))
+                raise self.foreign(", ".join(sorted(tables)[:3]))
             return None
         version = table("alembic_version", column("version_num"), schema=self.schema)
         revision: str | None = connection.scalar(select(version.c.version_num))
@@ -110,7 +106,7 @@ class Database(ABC):
                 connection = _begun(engine)
             except exc.TimeoutError as error:
                 raise StoreBusy(
-                    f"registry {self}: all connections of this process have been in use for {self.wait_s:g} s; try again"
+                    f"registry {self}: this process has had all its connections in use for {self.wait_s:g} s; try again"
                 ) from error
             transaction = connection.get_transaction()
             assert transaction is not None

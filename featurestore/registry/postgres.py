@@ -6,11 +6,10 @@ Connections and the words for what goes wrong are those of the offline store; le
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, column, create_engine, exc, select, table
-from sqlalchemy.schema import CreateSchema
+from sqlalchemy import Connection, create_engine, exc
 
 from featurestore.errors import ConfigError, StoreError
 from featurestore.offline.postgres_connection import Opener
@@ -28,8 +27,6 @@ IDLE_IN_TRANSACTION_S_MAX = 10
 #: Threads of one process that work on the registry at once.
 CONNECTIONS_MAX = 20
 
-_TABLES = table("pg_tables", column("schemaname"), column("tablename"), schema="pg_catalog")
-_SCHEMAS = table("pg_namespace", column("nspname"), schema="pg_catalog")
 _NOW_US = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
@@ -96,24 +93,14 @@ class _Schema(Database):
             except exc.DBAPIError as error:
                 raise error.orig or error from error
 
-    def tables(self, connection: Connection) -> list[str]:
-        return list(connection.scalars(select(_TABLES.c.tablename).where(_TABLES.c.schemaname == self.schema)))
-
-    def foreign(self, tables: Iterable[str]) -> StoreError:
+    def foreign(self, tables: str) -> StoreError:
         return StoreError(
-            f"registry {self} is a schema of something else (it holds {', '.join(list(tables)[:3])}); "
-            "rename it, or set another registry.url"
+            f"registry {self} is a schema of something else (it holds {tables}); rename it, or set another registry.url"
         )
 
     def now_us(self, connection: Connection) -> int:
         now_us: int = connection.exec_driver_sql(_NOW_US).scalar_one()
         return now_us
-
-    def _make_room(self, connection: Connection) -> None:
-        # One that its administrator made needs no right to make it.
-        if connection.scalar(select(_SCHEMAS.c.nspname).where(_SCHEMAS.c.nspname == self.schema)) is None:
-            assert self.schema is not None
-            connection.execute(CreateSchema(self.schema))
 
 
 def _lock(schema: str) -> int:

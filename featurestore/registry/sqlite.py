@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, event, exc
+from sqlalchemy import URL, create_engine, event, exc
 
 from featurestore.errors import StoreBusy, StoreError, StoreFull
 from featurestore.registry.database import WAIT_S, Database
@@ -28,7 +28,7 @@ def open_file(path: Path, wait_s: float = WAIT_S) -> Database:
     database = _File(path, wait_s)
     try:
         with database.read() as connection:
-            database._revision(connection)  # another program's file is refused before anything of it changes
+            database.revision(connection)  # another program's file is refused before anything of it changes
         database.use_wal()
         database.migrate()
     except BaseException:
@@ -55,13 +55,9 @@ class _File(Database):
             cause = error.orig if isinstance(error, exc.DBAPIError) else error
             raise _in_our_words(cause, self._path, self.wait_s) from error
 
-    def tables(self, connection: Connection) -> list[str]:
-        return [name for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
-
-    def foreign(self, tables: Iterable[str]) -> StoreError:
+    def foreign(self, tables: str) -> StoreError:
         return StoreError(
-            f"registry {self} is an SQLite file of something else (it holds {', '.join(list(tables)[:3])}); "
-            "set another [registry] path"
+            f"registry {self} is an SQLite file of something else (it holds {tables}); set another [registry] path"
         )
 
     def use_wal(self) -> None:

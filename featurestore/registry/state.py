@@ -8,6 +8,7 @@ clock of their database, so that those of several hosts may differ.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,11 +17,13 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from featurestore.clock import TIMESTAMP_MIN_US, SystemClock, from_us, to_us
-from featurestore.errors import LeaseLost, NotFoundError, StoreBusy
+from featurestore.errors import LeaseLost, NotFoundError, StoreBusy, StoreError
 from featurestore.registry.database import Database
 from featurestore.registry.document import canonical_json
 from featurestore.registry.holder import holder_name, is_gone
 from featurestore.registry.schema import cursors, leases, open_pushes, publish_log, publish_states, runs, sequences
+
+log = logging.getLogger(__name__)
 
 RunState = Literal["running", "succeeded", "failed", "interrupted"]
 PublishKind = Literal["publish", "push", "repair"]
@@ -276,10 +279,14 @@ class StateStore:
         return Lease(view=lease.view, holder=lease.holder, fence=lease.fence, expires_at_us=expires_at_us)
 
     def release_lease(self, lease: Lease) -> None:
-        """Let others write; nothing happens when the lease was lost."""
+        """Let others write; nothing happens when the lease was lost. The work under it is over by now: a database that
+        is away costs a warning, for the lease runs out by itself."""
         mine = self._mine(leases, lease.view) & (leases.c.holder == lease.holder) & (leases.c.fence == lease.fence)
-        with self.database.write() as connection:
-            connection.execute(update(leases).where(mine).values(expires_at_us=0))
+        try:
+            with self.database.write() as connection:
+                connection.execute(update(leases).where(mine).values(expires_at_us=0))
+        except StoreError as error:
+            log.warning("%s: the lease was not released and holds until it runs out: %s", lease.view, error)
 
     def check_lease(self, lease: Lease) -> None:
         """LeaseLost when the lease was taken by somebody else; one that ran out and was not taken still holds."""

@@ -1,4 +1,5 @@
-"""Postgres goes away in the middle of a load: the run says so, the next one finishes, nothing is lost or doubled.
+"""Postgres goes away in the middle of a load, and with it history and registry: the run says so, the next one finishes,
+nothing is lost or doubled.
 
 The job is the real command; the server is one of this test's own, so that it can be stopped.
 """
@@ -16,7 +17,8 @@ import pytest
 from featurestore.failpoint import KILLED
 from featurestore.ingest.load import LoadCounts
 from featurestore.offline.postgres import PostgresOfflineStore
-from tests.fix_postgres import LocalServer, local_server
+from featurestore.registry.registry import open_state
+from tests.fix_postgres import LocalServer, drop_schema, local_server
 from tests.fix_repository import NOON, PROJECT, Row, SmallRepository, hours, weather
 
 ROWS = 400
@@ -31,12 +33,14 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture
 def shared(repository: SmallRepository, server: LocalServer) -> Iterator[SmallRepository]:
-    """A repository whose history lies in Postgres, and whose source waits to be read."""
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA IF EXISTS {PROJECT} CASCADE")
+    """A repository whose history and registry lie in Postgres, and whose source waits to be read."""
+    for schema in (PROJECT, f"_registry_{PROJECT}"):
+        drop_schema(server.url, schema)
     repository.offline.close()
+    repository.registry.close()
     repository.offline = PostgresOfflineStore(server.url, PROJECT, wait_s=10)
-    repository.offline_settings = f'kind = "postgres"\nurl = "{server.url}"'
+    repository.registry, repository.state = open_state(server.url, PROJECT)
+    repository.offline_settings = repository.registry_settings = f'kind = "postgres"\nurl = "{server.url}"'
     repository.apply(weather())
     repository.write("weather/a.parquet", some_rows())
     yield repository

@@ -28,10 +28,10 @@ def write_files(tmp_path: Path) -> Callable[[Mapping[str, str]], Path]:
     return write
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """Where a registry may be made, nothing there yet: a file, or a database."""
-    if request.param == "sqlite":
+    """Where a registry may be made, nothing there yet: a file, or (see `on_both`) a database."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         return tmp_path / "data" / "registry.db"
     url: str = request.getfixturevalue("postgres_shared")
     for project in ("shop", "other"):
