@@ -6,7 +6,7 @@ The composition roots (`cli/`, `feature_store.py`) work on this; it knows neithe
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,7 +192,10 @@ class Repository:
             return _redis_store(self.settings)
         from featurestore.online.sqlite import SqliteOnlineStore
 
-        return SqliteOnlineStore(self.settings.online.path, self.settings.project)
+        path = self.settings.online.path
+        with suppress(OSError):  # the store says what is wrong with its folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return SqliteOnlineStore(path, self.settings.project)
 
     def finish_interrupted_apply(self) -> None:
         """Finish or roll back an apply that was killed; every work on the repository begins so."""
