@@ -126,6 +126,14 @@ def test_who_lacks_a_right_is_told_the_grant(url: str, clerk: str) -> None:
         assert state.acquire_lease(REF, "a", 60).fence == 1
 
 
+def test_a_schema_that_an_administrator_made_needs_no_right_on_the_database(url: str, clerk: str) -> None:
+    user = conninfo.conninfo_to_dict(clerk)["user"]
+    with by_hand(url) as connection:
+        connection.execute(f'CREATE SCHEMA _registry_shop AUTHORIZATION "{user}"')
+    with opened(clerk) as (_, state):
+        assert state.acquire_lease(REF, "a", 60).fence == 1
+
+
 def refused(url: str) -> str:
     with pytest.raises(StoreError) as caught, opened(url) as (_, state):
         state.acquire_lease(REF, "a", 60)
