@@ -6,6 +6,7 @@ The composition roots (`cli/`, `feature_store.py`) work on this; it knows neithe
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from featurestore.clock import Clock, parse_clock
 from featurestore.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from featurestore.feature_view import FeatureView
     from featurestore.ingest.inbox import Inbox
@@ -47,12 +48,8 @@ def _duckdb_store(repository: Repository) -> OfflineStore:
 
 def _postgres_store(repository: Repository) -> OfflineStore:
     settings = repository.settings
-    try:
+    with _psycopg_for("offline"):
         from featurestore.offline.postgres import PostgresOfflineStore
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            'offline.kind = "postgres" needs psycopg, which is not installed; install featurestore[postgres]'
-        ) from error
     offline = settings.offline
     password = None if offline.password is None else offline.password.get_secret_value()
     return PostgresOfflineStore(
@@ -62,6 +59,16 @@ def _postgres_store(repository: Repository) -> OfflineStore:
         wait_s=offline.wait_s,
         quarantine_rows_max=settings.quarantine.max_rows,
     )
+
+
+@contextmanager
+def _psycopg_for(section: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'{section}.kind = "postgres" needs psycopg, which is not installed; install featurestore[postgres]'
+        ) from error
 
 
 class Repository:
@@ -81,8 +88,12 @@ class Repository:
     def _opened(self) -> tuple[Registry, StateStore]:
         from featurestore.registry.registry import open_state
 
-        registry = self.settings.registry
-        return open_state(registry.path, self.settings.project, wait_s=registry.wait_s)
+        registry, project = self.settings.registry, self.settings.project
+        if registry.kind == "sqlite":
+            return open_state(registry.path, project, wait_s=registry.wait_s)
+        password = None if registry.password is None else registry.password.get_secret_value()
+        with _psycopg_for("registry"):
+            return open_state(registry.url, project, password=password, wait_s=registry.wait_s)
 
     @property
     def registry(self) -> Registry:
@@ -181,7 +192,10 @@ class Repository:
             return _redis_store(self.settings)
         from featurestore.online.sqlite import SqliteOnlineStore
 
-        return SqliteOnlineStore(self.settings.online.path, self.settings.project)
+        path = self.settings.online.path
+        with suppress(OSError):  # the store says what is wrong with its folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return SqliteOnlineStore(path, self.settings.project)
 
     def finish_interrupted_apply(self) -> None:
         """Finish or roll back an apply that was killed; every work on the repository begins so."""

@@ -79,10 +79,17 @@ class _OfKind(_Section):
         yield from ((name, value) for name, value in super().__iter__() if name not in strange)
 
 
-class RegistrySettings(_Section):
-    """Where definitions and job state lie."""
+class RegistrySettings(_OfKind):
+    """Where definitions and job state lie: in a SQLite file, or in a Postgres database that several hosts share."""
 
+    OWN = {"sqlite": frozenset({"path"}), "postgres": frozenset({"url", "password"})}
+    URL = {"postgres": "postgresql://user@host:5432/database"}
+
+    kind: Literal["sqlite", "postgres"] = "sqlite"
     path: Path = Path("data/registry.db")
+    #: As libpq takes it: postgresql://user@host:5432/database?sslmode=verify-full; best without a password.
+    url: str = ""
+    password: SecretStr | None = None
     #: Longest wait for another process that writes, or applies.
     wait_s: float = Setting(default=10.0, ge=0)
     #: A view that was read within so many days is removed only when forced; 0: readers hold no view.

@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.clock import Clock, to_us
-from featurestore.errors import FeatureStoreError, InputError, TooManyBreaches
+from featurestore.errors import FeatureStoreError, InputError, StoreError, TooManyBreaches
 from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.drain import drain
@@ -141,10 +141,12 @@ class Materializer:
             outcome.views.sort(key=lambda done: order.index(done.view))
         except BaseException as error:
             ended: RunState = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.state.finish_run(run.id, ended, outcome.counts(), str(error) or type(error).__name__)
+            with suppress(StoreError):  # the first fault is the news
+                self.state.finish_run(run.id, ended, outcome.counts(), str(error) or type(error).__name__)
             raise
         state: RunState = "failed" if outcome.errors else "succeeded"
-        self.state.finish_run(run.id, state, outcome.counts(), "; ".join(map(str, outcome.errors)))
+        with suppress(StoreError) if outcome.errors else nullcontext():
+            self.state.finish_run(run.id, state, outcome.counts(), "; ".join(map(str, outcome.errors)))
         return outcome
 
     def _side_by_side(

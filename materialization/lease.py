@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from featurestore.errors import LeaseLost, StoreBusy
+from featurestore.errors import LeaseLost, StoreError
 from featurestore.registry.holder import holder_name
 from featurestore.registry.state import Lease, StateStore
 
@@ -55,6 +55,6 @@ def _renew(state: StateStore, held: HeldLease, life_s: float, done: threading.Ev
             held.lease = state.renew_lease(held.lease, life_s)
         except LeaseLost:
             return  # The job's next `check` says so where it can be acted on.
-        except StoreBusy as error:
+        except StoreError as error:
             # A lease that runs out is still ours until somebody takes it; the next renewal may come through.
             log.warning("%s: the lease was not renewed: %s", held.lease.view, error)

@@ -38,7 +38,7 @@ from featurestore.online.base import OnlineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.registry.apply import apply
 from featurestore.registry.definitions import Definitions
-from featurestore.registry.registry import Registry, open_state
+from featurestore.registry.registry import Registry
 from featurestore.registry.state import StateStore
 from featurestore.repository import Repository
 from featurestore.settings import load_settings
@@ -90,6 +90,7 @@ class SmallRepository:
     project: str = PROJECT
     lease_s: float = 60.0
     #: The sections of featurestore.toml, as commands read them.
+    registry_settings: str = 'path = "registry.db"'
     offline_settings: str = 'path = "offline.duckdb"\nwait_s = 0.2'
     online_settings: str = 'path = "online.db"'
 
@@ -97,8 +98,8 @@ class SmallRepository:
         (self.root / "data").mkdir(parents=True, exist_ok=True)
         self.registry: Registry
         self.state: StateStore
-        self.registry, self.state = open_state(self.root / "registry.db", self.project)
         stores = self.opened()
+        self.registry, self.state = stores.registry, stores.state
         self.offline: OfflineStore = stores.offline
         self.online: OnlineStore = stores.online
         self.inbox: Inbox | None = stores.inbox
@@ -106,9 +107,13 @@ class SmallRepository:
     @staticmethod
     def on_servers(root: Path, project: str, postgres: str, redis: str, **changes: Any) -> SmallRepository:
         """One on Postgres and Redis; servers are shared, so `project` is nobody else's."""
-        offline = f'kind = "postgres"\nurl = "{postgres}"\nwait_s = 2'
-        online = f'kind = "redis"\nurl = "{redis}"'
-        return SmallRepository(root, project=project, offline_settings=offline, online_settings=online, **changes)
+        in_postgres = f'kind = "postgres"\nurl = "{postgres}"\n'
+        settings = {
+            "registry_settings": in_postgres,
+            "offline_settings": in_postgres + "wait_s = 2",
+            "online_settings": f'kind = "redis"\nurl = "{redis}"',
+        }
+        return SmallRepository(root, project=project, **(settings | changes))
 
     def close(self) -> None:
         """Close the stores."""
@@ -276,6 +281,7 @@ class SmallRepository:
     def _write_settings(self) -> None:
         settings = SETTINGS.format(
             project=self.project,
+            registry=self.registry_settings,
             offline=self.offline_settings,
             online=self.online_settings,
             batch_rows=self.batch_rows,
@@ -299,7 +305,7 @@ class SmallRepository:
 
 SETTINGS = """project = "{project}"
 [registry]
-path = "registry.db"
+{registry}
 [offline]
 {offline}
 [online]

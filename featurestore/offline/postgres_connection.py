@@ -1,7 +1,7 @@
-"""Connections of the Postgres offline store: opened when needed, checked before use, bounded in every wait.
+"""Connections to Postgres: `Opener` opens one, bounded in every wait; `Connections` are those of the offline store.
 
-A connection is lent to one operation at a time and kept for the next one; side by side operations (threads, or a
-question asked while rows are streamed) get one each.
+They are opened when needed and checked before use. A connection is lent to one operation at a time and kept for the
+next one; side by side operations (threads, or a question asked while rows are streamed) get one each.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -31,8 +31,6 @@ IDLE_IN_TRANSACTION_S_MAX = 60
 WORK_MEM = "64MB"
 RETRY_S = 0.1
 
-_NO_ADDRESS = "offline.url is not an address of Postgres; write it as postgresql://user@host:5432/database"
-
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -40,19 +38,20 @@ class Connections:
     """The connections of one store; `url` as libpq takes it, with or without a password."""
 
     def __init__(self, url: str, password: str | None, *, wait_s: float, name: str) -> None:
-        try:
-            self._parameters = conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            # What libpq says repeats the text, which may hold a password.
-            raise ConfigError(_NO_ADDRESS) from None
-        if not re.fullmatch(r"[\d,]*", str(self._parameters.get("port", ""))):
-            raise ConfigError(_NO_ADDRESS)
-        if password is not None:
-            self._parameters["password"] = password
-        self._wait_s, self._name = wait_s, name
+        settings = {
+            "search_path": "",
+            "work_mem": WORK_MEM,
+            "statement_timeout": f"{STATEMENT_S_MAX}s",
+            "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S_MAX}s",
+        }
+        options = {"cursor_factory": psycopg.RawCursor}
+        self._opener = Opener(
+            url, password, wait_s=wait_s, name=name, section="offline", settings=settings, options=options
+        )
+        self._wait_s = wait_s
         self._idle: list[Connection] = []
         self._guard = threading.Lock()
-        self.address = Address.of(self._parameters)
+        self.address = self._opener.address
 
     @contextmanager
     def lent(self) -> Iterator[Connection]:
@@ -83,14 +82,38 @@ class Connections:
             with self._guard:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
-                return self._connect()
+                return self._opener.open()
             # The server may have been restarted since.
             with suppress(psycopg.OperationalError):
                 connection.execute("")
                 return connection
             connection.close()
 
-    def _connect(self) -> Connection:
+
+class Opener:
+    """Opens connections of one database, outside of a transaction. `section` is that of the settings which names it;
+    `settings` are those of its sessions beside what all have, `options` those of the driver."""
+
+    def __init__(
+        self,
+        url: str,
+        password: str | None,
+        *,
+        wait_s: float,
+        name: str,
+        section: str,
+        schema: str = "",
+        settings: Mapping[str, str],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._parameters = _parameters(url, section)
+        if password is not None:
+            self._parameters["password"] = password
+        self._wait_s, self._name = wait_s, name
+        self._settings, self._options = settings, options or {}
+        self.address = Address.of(self._parameters, section, schema)
+
+    def open(self) -> Connection:
         """A new connection; a server that is starting up is waited for, within bounds."""
         deadline = time.monotonic() + self._wait_s
         while True:
@@ -118,9 +141,10 @@ class Connections:
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 6,
+            "tcp_user_timeout": 60_000,
         }
-        own = {"autocommit": True, "cursor_factory": psycopg.RawCursor, "prepare_threshold": None}
-        return {**defaults, **self._parameters, **own}
+        own = {"autocommit": True, "prepare_threshold": None}
+        return {**defaults, **self._parameters, **self._options, **own}
 
     def _prepare(self, connection: Connection) -> None:
         version = connection.info.server_version // 10_000
@@ -133,17 +157,31 @@ class Connections:
                 f"CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
             )
         if connection.info.parameter_status("in_hot_standby") == "on":
-            raise StoreError(f"{self.address} is a standby and cannot be written; point offline.url at the primary")
+            raise StoreError(
+                f"{self.address} is a standby and cannot be written; point {self.address.section}.url at the primary"
+            )
         settings = {
             "client_encoding": "UTF8",
             "timezone": "UTC",
-            "search_path": "",
-            "work_mem": WORK_MEM,
             # Plans here are made of short lookups; compiling them takes longer than running them.
             "jit": "off",
             "lock_timeout": f"{max(1, round(self._wait_s * 1000))}ms",
-            "statement_timeout": f"{STATEMENT_S_MAX}s",
-            "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S_MAX}s",
+            **self._settings,
         }
-        for name, value in settings.items():
-            connection.execute("SELECT set_config($1, $2, false)", (name, value))
+        names, values = list(settings), list(settings.values())
+        psycopg.RawCursor(connection).execute(_SET, (names, values))
+
+
+_SET = "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS setting (name, value)"
+
+
+def _parameters(url: str, section: str) -> dict[str, Any]:
+    way_out = f"{section}.url is not an address of Postgres; write it as postgresql://user@host:5432/database"
+    try:
+        parameters = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # What libpq says repeats the text, which may hold a password.
+        raise ConfigError(way_out) from None
+    if not re.fullmatch(r"[\d,]*", str(parameters.get("port", ""))):
+        raise ConfigError(way_out)
+    return parameters

@@ -16,15 +16,18 @@ from featurestore.errors import FeatureStoreError, StoreBusy, StoreError, StoreF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where a store lies, as messages name it."""
+    """Where a store lies, as messages name it; `section` is that of the settings that says so."""
 
     host: str
     port: str
     database: str
     user: str
+    section: str = "offline"
+    #: Of its tables, where the server's words leave it out.
+    schema: str = ""
 
     @staticmethod
-    def of(parameters: Mapping[str, Any]) -> Address:
+    def of(parameters: Mapping[str, Any], section: str, schema: str = "") -> Address:
         """From the parameters of a connection; libpq has defaults for those that lack."""
         user = str(parameters.get("user") or "the user of this process")
         return Address(
@@ -32,6 +35,8 @@ class Address:
             port=str(parameters.get("port") or "5432"),
             database=str(parameters.get("dbname") or user),
             user=user,
+            section=section,
+            schema=schema,
         )
 
     def __str__(self) -> str:
@@ -46,18 +51,18 @@ _REFUSED: tuple[tuple[str, type[StoreError], str, bool], ...] = (
     (
         "password authentication failed|no password supplied|empty password",
         StoreError,
-        "set offline.password (FEATURESTORE_OFFLINE_PASSWORD, or its _FILE) to the password of {user!r}",
+        "set {section}.password ({variable}, or its _FILE) to the password of {user!r}",
         False,
     ),
     (
         "certificate|SSL|TLS",
         StoreError,
-        "set sslmode and sslrootcert in offline.url as the server's certificate asks",
+        "set sslmode and sslrootcert in {section}.url as the server's certificate asks",
         False,
     ),
     ("no pg_hba.conf entry|authentication failed", StoreError, "let its pg_hba.conf accept {user!r} from here", False),
-    ('database ".*" does not exist', StoreError, "make it (CREATE DATABASE), or mend offline.url", False),
-    ('role ".*" does not exist', StoreError, "make it (CREATE ROLE ... LOGIN), or mend offline.url", False),
+    ('database ".*" does not exist', StoreError, "make it (CREATE DATABASE), or mend {section}.url", False),
+    ('role ".*" does not exist', StoreError, "make it (CREATE ROLE ... LOGIN), or mend {section}.url", False),
     ("permission denied for database", StoreError, "let its owner run GRANT CONNECT to {user!r}", False),
     (
         "too many clients|remaining connection slots|too many connections",
@@ -66,7 +71,7 @@ _REFUSED: tuple[tuple[str, type[StoreError], str, bool], ...] = (
         False,
     ),
     ("timeout|timed out", StoreUnreachable, "see that it runs and that no firewall stands between", False),
-    ("resolve|translate host name|Name or service", StoreUnreachable, "mend the host in offline.url", False),
+    ("resolve|translate host name|Name or service", StoreUnreachable, "mend the host in {section}.url", False),
 )
 
 
@@ -75,8 +80,10 @@ def connect_fault(error: psycopg.OperationalError, address: Address) -> tuple[St
     says = _said(error)
     for pattern, kind, way_out, passing in _REFUSED:
         if re.search(pattern, says):
-            return kind(f"cannot use {address}: {says}; {way_out.format(user=address.user)}"), passing
-    return StoreUnreachable(f"cannot reach {address}: {says}; start it, or mend offline.url"), False
+            variable = f"FEATURESTORE_{address.section.upper()}_PASSWORD"
+            way_out = way_out.format(user=address.user, section=address.section, variable=variable)
+            return kind(f"cannot use {address}: {says}; {way_out}"), passing
+    return StoreUnreachable(f"cannot reach {address}: {says}; start it, or mend {address.section}.url"), False
 
 
 def _said(error: psycopg.Error) -> str:
@@ -130,14 +137,14 @@ def _fault(error: psycopg.Error, address: Address, wait_s: float) -> StoreError 
         case errors.LockNotAvailable():
             return StoreBusy(
                 f"{address} is held by another session; waited {wait_s:g} s; let it finish, or raise "
-                f"offline.wait_s in featurestore.toml"
+                f"{address.section}.wait_s in featurestore.toml"
             )
         case _ if isinstance(error, _BUSY):
             return StoreBusy(f"{address} is busy: {says}; run again")
         case _ if isinstance(error, _FULL):
             return StoreFull(f"no space left for {address}: {says}; free space there and run again")
         case errors.ReadOnlySqlTransaction():
-            return StoreError(f"{address} takes no writes: {says}; point offline.url at the primary")
+            return StoreError(f"{address} takes no writes: {says}; point {address.section}.url at the primary")
         case _ if isinstance(error, _DAMAGED):
             return StoreError(f"{address} cannot be read: {says}; restore it from a backup")
         case _ if isinstance(error, _ALTERED):
@@ -163,15 +170,17 @@ def _is_lost(error: psycopg.Error) -> bool:
 
 def _grant(says: str, address: Address) -> str:
     """The GRANT that lacks, from the words of the refusal."""
-    found = re.search(r"(?:for|in) (database|schema|table|relation) \"?([\w.-]+)", says) or re.search(
+    found = re.search(r"(?:for|in) (database|schema|table|relation|sequence) \"?([\w.-]+)", says) or re.search(
         r"owner of (table|relation|index) \"?([\w.-]+)", says
     )
     kind, name = found.groups() if found else ("database", address.database)
-    user = f'"{address.user}"'
+    user, relation = f'"{address.user}"', f'"{address.schema}"."{name}"' if address.schema else f'"{name}"'
     if "owner of" in says:
-        return f'ALTER TABLE "{name}" OWNER TO {user}'
+        return f"ALTER TABLE {relation} OWNER TO {user}"
     if kind == "database":
         return f'GRANT CONNECT, CREATE, TEMPORARY ON DATABASE "{name}" TO {user}'
     if kind == "schema":
         return f'GRANT USAGE, CREATE ON SCHEMA "{name}" TO {user}'
-    return f'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE "{name}" TO {user}'
+    if kind == "sequence":
+        return f"GRANT USAGE ON SEQUENCE {relation} TO {user}"
+    return f"GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {relation} TO {user}"

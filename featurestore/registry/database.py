@@ -1,130 +1,161 @@
-"""The SQLite file of registry and job state: connections, transactions, migrations, and faults in our words.
+"""The database of registry and job state: transactions and migrations. `sqlite.py` and `postgres.py` are its two kinds;
+statements and migrations are the same on both.
 
-Several processes share the file: WAL, writers take the write lock at once (BEGIN IMMEDIATE), waiting is bounded.
+Several processes share it: writers of a project take turns by a lock held from their first moment, readers see one
+state and wait for nobody; every wait is bounded.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, column, event, exc, inspect, select, table
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.schema import CreateSchema
 
-from featurestore.errors import StoreBusy, StoreError, StoreFull
+from featurestore.clock import SystemClock, to_us
+from featurestore.errors import StoreBusy, StoreError
 from featurestore.registry.schema import REVISIONS
 
 WAIT_S = 10.0
-RETRY_S = 0.02
 
 
-class Database:
-    """One registry file. `read()` and `write()` are transactions; safe across threads, processes and forks."""
+class Database(ABC):
+    """One registry. `read()` and `write()` are transactions; safe across threads, processes and forks."""
 
-    def __init__(self, path: Path, engine: Engine, wait_s: float) -> None:
-        self.path, self.wait_s = path, wait_s
-        self._reader = engine
-        self._writer = engine.execution_options(immediate=True)
+    #: Where the tables lie; None: where the engine looks by itself.
+    schema: str | None = None
+
+    def __init__(self, engine: Engine, wait_s: float, *, begin_read: str, begin_write: str) -> None:
+        """`begin_read` begins a transaction that sees one state, `begin_write` one that holds the writers' lock."""
+        self.wait_s = wait_s
+        _listen(engine)
+        self._reader = engine.execution_options(begin=begin_read)
+        self._writer = engine.execution_options(begin=begin_write)
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Where it is, for messages."""
+
+    @abstractmethod
+    def faults(self) -> AbstractContextManager[None]:
+        """Faults of the driver as StoreError, StoreBusy, StoreFull or StoreUnreachable, with the way out."""
+
+    @abstractmethod
+    def foreign(self, tables: str) -> StoreError:
+        """What to say when the tables are not ours."""
+
+    def now_us(self, connection: Connection) -> int:
+        """The real time by which leases run out: that of a clock which all who share the database read."""
+        del connection
+        return to_us(SystemClock().now())
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the file."""
-        with store_errors(self.path, self.wait_s), self._reader.begin() as connection:
+        """A transaction that sees one state."""
+        with self._transaction(self._reader) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that holds the write lock from its first moment; durable once it returns."""
-        with store_errors(self.path, self.wait_s), self._writer.begin() as connection:
+        with self._transaction(self._writer) as connection:
             yield connection
 
     def close(self) -> None:
         """Close the pooled connections."""
         self._reader.dispose()
 
+    def migrate(self) -> None:
+        """Make the tables, or bring them up to date; StoreError when they are not ours."""
+        with self.read() as connection:
+            if self.revision(connection) == REVISIONS[-1]:
+                return
+        with self.write() as connection:
+            if self.revision(connection) != REVISIONS[-1]:  # another process may have been quicker
+                # A schema that its administrator made needs no right to make it.
+                if self.schema is not None and not inspect(connection).has_schema(self.schema):
+                    connection.execute(CreateSchema(self.schema))
+                upgrade(connection)
 
-def open_database(path: Path, wait_s: float = WAIT_S) -> Database:
-    """Open the file, made and migrated when needed; StoreError when it is not ours to read."""
+    def revision(self, connection: Connection) -> str | None:
+        """The revision of the tables, None where there are none; StoreError when they are not ours to read."""
+        tables = inspect(connection).get_table_names(schema=self.schema)
+        if "alembic_version" not in tables:
+            if tables:
+                raise self.foreign(", ".join(sorted(tables)[:3]))
+            return None
+        version = table("alembic_version", column("version_num"), schema=self.schema)
+        revision: str | None = connection.scalar(select(version.c.version_num))
+        if revision is not None and revision not in REVISIONS:
+            raise StoreError(
+                f"registry {self} was written by a newer featurestore (its tables are at {revision}, this release "
+                f"knows {REVISIONS[-1]}); upgrade featurestore"
+            )
+        return revision
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        with self.faults():
+            try:
+                connection = _begun(engine)
+            except exc.TimeoutError as error:
+                raise StoreBusy(
+                    f"registry {self}: this process has had all its connections in use for {self.wait_s:g} s; try again"
+                ) from error
+            transaction = connection.get_transaction()
+            assert transaction is not None
+            with connection, transaction:
+                yield connection
+
+
+def _begun(engine: Engine) -> Connection:
+    """A connection in its transaction. One that was kept may have been cut since: then its BEGIN says so, nothing was
+    done yet, and a new one is opened."""
+    connection = engine.connect()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"registry {path}: its folder cannot be made ({error.strerror}); set another [registry] path"
-        ) from error
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": wait_s})
-    _listen(engine)
-    database = Database(path, engine, wait_s)
-    try:
-        with database.read() as connection:
-            _revision(connection, path)  # another program's file is refused before anything of it changes
-        _use_wal(database)
-        _migrate(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
+        connection.begin()
+    except exc.DBAPIError as error:
+        connection.close()
+        if not error.connection_invalidated:
+            raise
+        connection = engine.connect()
+        connection.begin()
+    return connection
 
 
 def _listen(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
-    def connect(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        connection.execute("PRAGMA synchronous=FULL")
+    def connect(connection: Any, entry: ConnectionPoolEntry) -> None:
+        del connection
         entry.info["pid"] = os.getpid()
 
     @event.listens_for(engine, "checkout")
-    def checkout(connection: sqlite3.Connection, entry: Any, proxy: Any) -> None:
-        # An SQLite connection must not cross a fork: the child lets go of it and opens its own.
+    def checkout(connection: Any, entry: Any, proxy: Any) -> None:
+        # A connection must not cross a fork: the child lets go of it and opens its own.
+        del connection
         if entry.info["pid"] != os.getpid():
             entry.dbapi_connection = proxy.dbapi_connection = None
             raise exc.DisconnectionError("opened by another process")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("immediate", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _use_wal(database: Database) -> None:
-    """WAL is a property of the file. SQLite does not wait by itself while others hold the file, so we do."""
-    deadline = time.monotonic() + database.wait_s
-    while True:
-        with store_errors(database.path, database.wait_s):
-            raw = database._reader.raw_connection()
-            try:
-                cursor = raw.cursor()
-                if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-                    return
-                if cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
-                    return
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
-            finally:
-                raw.close()
-        time.sleep(RETRY_S)
+        statement: str | None = connection.get_execution_options().get("begin")
+        if statement is not None:  # the dialect's own questions on the first connection need none
+            connection.exec_driver_sql(statement)
 
 
 # ------------------------------------------------------------------ migrations
 
 
-def _migrate(database: Database) -> None:
-    with database.read() as connection:
-        if _revision(connection, database.path) == REVISIONS[-1]:
-            return
-    with database.write() as connection:
-        if _revision(connection, database.path) != REVISIONS[-1]:  # another process may have been quicker
-            upgrade(connection)
-
-
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Run the migrations up to `revision` in the transaction of `connection`."""
-    from alembic import command  # 0.2 s, and needed once in the life of a file
+    from alembic import command  # 0.2 s, and needed once in the life of a registry
 
     command.upgrade(migrations(connection), revision)
 
@@ -138,55 +169,3 @@ def migrations(connection: Connection | None = None) -> Any:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config
-
-
-def _revision(connection: Connection, path: Path) -> str | None:
-    """The revision of the tables, None for a new file."""
-    tables = {name for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "alembic_version" not in tables:
-        if tables:
-            raise StoreError(
-                f"registry {path} is an SQLite file of something else (it holds {', '.join(sorted(tables)[:3])}); "
-                "set another [registry] path"
-            )
-        return None
-    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    if revision is not None and revision not in REVISIONS:
-        raise StoreError(
-            f"registry {path} was written by a newer featurestore (its tables are at {revision}, this release knows "
-            f"{REVISIONS[-1]}); upgrade featurestore"
-        )
-    return revision
-
-
-# ------------------------------------------------------------------ faults
-
-
-@contextmanager
-def store_errors(path: Path, wait_s: float) -> Iterator[None]:
-    """Faults of SQLite as StoreError, StoreBusy or StoreFull, with the way out."""
-    try:
-        yield
-    except (exc.DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, exc.DBAPIError) else error
-        raise _in_our_words(cause, path, wait_s) from error
-
-
-def _in_our_words(cause: BaseException | None, path: Path, wait_s: float) -> StoreError:
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # extended codes keep the primary one in the low byte
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreBusy(f"registry {path}: another process has been writing for {wait_s:g} s; try again")
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFull(f"registry {path}: no space left on its disk; free some and try again")
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return StoreError(
-            f"registry {path} is not a readable SQLite file ({cause}); restore it from a backup, or move it away "
-            "and run `featurestore apply` to begin a new one"
-        )
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return StoreError(f"registry {path} cannot be opened for writing ({cause}); check the path and its permissions")
-    return StoreError(f"registry {path}: {cause}; check the disk it lies on")
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

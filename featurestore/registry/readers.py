@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from featurestore.registry.state import StateStore
 
 ReaderKind = Literal["service", "features", "training set", "model"]
 
+#: Paths of models may be longer.
+NAME_LENGTH_MAX = 255
 #: How long after its last read a reader counts as one, unless `[registry] readers_days` says otherwise.
 RECENT = timedelta(days=30)
 
@@ -70,6 +72,7 @@ def record_readers(state: StateStore, seen: Iterable[Reader]) -> None:
     """Note several, in one transaction; an older sight never replaces a newer one."""
     with state.database.write() as connection:
         for reader in seen:
+            reader = replace(reader, name=reader.name[:NAME_LENGTH_MAX])
             mine = (readers.c.project == state.project) & (readers.c.kind == reader.kind)
             mine &= readers.c.name == reader.name
             known: int | None = connection.scalar(select(readers.c.seen_at_us).where(mine))
@@ -83,10 +86,8 @@ def list_readers(state: StateStore) -> list[Reader]:
     """All that were ever seen, the latest first."""
     query = select(readers).where(readers.c.project == state.project)
     with state.database.read() as connection:
-        rows = connection.execute(
-            query.order_by(readers.c.seen_at_us.desc(), readers.c.kind, readers.c.name)
-        ).mappings()
-        return [_reader(dict(row)) for row in rows]
+        seen = [_reader(dict(row)) for row in connection.execute(query).mappings()]
+    return sorted(seen, key=lambda reader: (-reader.seen_at_us, reader.kind, reader.name))
 
 
 def recent_readers(state: StateStore, recent: timedelta = RECENT) -> list[Reader]:

@@ -15,7 +15,7 @@ from featurestore.errors import NotFoundError, StoreError
 from featurestore.feature_service import FeatureService
 from featurestore.feature_view import FeatureView
 from featurestore.field import Field
-from featurestore.registry.database import WAIT_S, Database, open_database
+from featurestore.registry.database import WAIT_S, Database
 from featurestore.registry.definitions import Definitions
 from featurestore.registry.document import field_from
 from featurestore.registry.schema import definitions, projects, row_schemas
@@ -109,13 +109,23 @@ class Registry:
             return _revision(connection, self.project)
 
     def close(self) -> None:
-        """Close the registry file (the job state too: they share it)."""
+        """Close the database (of the job state too: they share it)."""
         self.database.close()
 
 
-def open_state(path: Path, project: str, *, wait_s: float = WAIT_S) -> tuple[Registry, StateStore]:
-    """Registry and job state of one project in the SQLite file `path`, made when it does not exist."""
-    database = open_database(path, wait_s)
+def open_state(
+    where: Path | str, project: str, *, password: str | None = None, wait_s: float = WAIT_S
+) -> tuple[Registry, StateStore]:
+    """Registry and job state of one project, made where they do not exist: in a SQLite file (a path), or in the
+    Postgres database at an address, which needs psycopg (ModuleNotFoundError)."""
+    if isinstance(where, Path):
+        from featurestore.registry.sqlite import open_file
+
+        database = open_file(where, wait_s)
+    else:
+        from featurestore.registry.postgres import open_server
+
+        database = open_server(where, password, project, wait_s)
     return Registry(database, project), StateStore(database, project)
 
 
@@ -125,9 +135,8 @@ def _revision(connection: Connection, project: str) -> int:
 
 
 def _read(connection: Connection, project: str, revision: int) -> Snapshot:
-    rows = connection.execute(
-        select(definitions).where(definitions.c.project == project).order_by(definitions.c.kind, definitions.c.name)
-    ).all()
+    found = connection.execute(select(definitions).where(definitions.c.project == project))
+    rows = sorted(found, key=lambda row: (row.kind, row.name))  # databases sort text by their locale
     documents: dict[str, dict[str, Any]] = {}
     for row in rows:
         documents.setdefault(row.kind, {})[row.name] = json.loads(row.document)
@@ -149,7 +158,7 @@ def _read(connection: Connection, project: str, revision: int) -> Snapshot:
 def _row_schemas(connection: Connection, project: str) -> dict[str, dict[int, tuple[Field, ...]]]:
     found: dict[str, dict[int, tuple[Field, ...]]] = {}
     query = select(row_schemas).where(row_schemas.c.project == project, row_schemas.c.retired.is_(False))
-    for row in connection.execute(query.order_by(row_schemas.c.view, row_schemas.c.schema_id)):
+    for row in sorted(connection.execute(query), key=lambda row: (row.view, row.schema_id)):
         fields = tuple(field_from(document) for document in json.loads(row.fields))
         found.setdefault(row.view, {})[row.schema_id] = fields
     return found

@@ -13,6 +13,9 @@ REVISIONS = ("v0001", "v0002", "v0003")
 
 metadata = MetaData()
 
+#: A number of rows that the database gives, of 64 bits everywhere: those of SQLite have no other size.
+_Number = BigInteger().with_variant(Integer, "sqlite")
+
 #: One row a project; `revision` grows with every apply that changed something.
 projects = Table(
     "projects",
@@ -52,7 +55,7 @@ row_schemas = Table(
 applies = Table(
     "applies",
     metadata,
-    Column("apply_id", Integer, primary_key=True, autoincrement=True),
+    Column("apply_id", _Number, primary_key=True, autoincrement=True),
     Column("project", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("who", String(255), nullable=False),
@@ -93,7 +96,7 @@ publish_states = Table(
 publish_log = Table(
     "publish_log",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", _Number, primary_key=True, autoincrement=True),
     Column("project", String(64), nullable=False),
     Column("view", String(128), nullable=False),
     Column("position_from", BigInteger, nullable=False),

@@ -1,12 +1,14 @@
 """The state of jobs: sequences, publish states and their log, leases, runs, cursors. Shared by several processes.
 
 Every method is one transaction. Moves of a view's state name the lease they stand on and are refused once it is lost.
-Leases and runs tell the real time, never the settable one: a replay of 2013 must not expire them.
+Leases and runs tell the real time, never the settable one: a replay of 2013 must not expire them. Leases run by the
+clock of their database, so that those of several hosts may differ.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,11 +17,13 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from featurestore.clock import TIMESTAMP_MIN_US, SystemClock, from_us, to_us
-from featurestore.errors import LeaseLost, NotFoundError, StoreBusy
+from featurestore.errors import LeaseLost, NotFoundError, StoreBusy, StoreError
 from featurestore.registry.database import Database
 from featurestore.registry.document import canonical_json
 from featurestore.registry.holder import holder_name, is_gone
 from featurestore.registry.schema import cursors, leases, open_pushes, publish_log, publish_states, runs, sequences
+
+log = logging.getLogger(__name__)
 
 RunState = Literal["running", "succeeded", "failed", "interrupted"]
 PublishKind = Literal["publish", "push", "repair"]
@@ -255,9 +259,9 @@ class StateStore:
         A lease may be taken over once it has expired, or once the process it names has ended on this machine
         (`holder_name()` makes such holders).
         """
-        now_us = to_us(SystemClock().now())
-        lease = {"holder": holder, "acquired_at_us": now_us, "expires_at_us": now_us + int(ttl_s * 1_000_000)}
         with self.database.write() as connection:
+            now_us = self.database.now_us(connection)
+            lease = {"holder": holder, "acquired_at_us": now_us, "expires_at_us": now_us + int(ttl_s * 1_000_000)}
             held = connection.execute(select(leases).where(self._mine(leases, ref))).one_or_none()
             if held is not None and held.expires_at_us > now_us and not is_gone(held.holder):
                 raise StoreBusy(_held(ref, held))
@@ -267,18 +271,22 @@ class StateStore:
 
     def renew_lease(self, lease: Lease, ttl_s: float) -> Lease:
         """Keep the lease for another `ttl_s` from now; LeaseLost when somebody else has taken it."""
-        expires_at_us = to_us(SystemClock().now()) + int(ttl_s * 1_000_000)
         with self.database.write() as connection:
+            expires_at_us = self.database.now_us(connection) + int(ttl_s * 1_000_000)
             self.require_lease(connection, lease)
             mine = self._mine(leases, lease.view)
             connection.execute(update(leases).where(mine).values(expires_at_us=expires_at_us))
         return Lease(view=lease.view, holder=lease.holder, fence=lease.fence, expires_at_us=expires_at_us)
 
     def release_lease(self, lease: Lease) -> None:
-        """Let others write; nothing happens when the lease was lost."""
+        """Let others write; nothing happens when the lease was lost. The work under it is over by now: a database that
+        is away costs a warning, for the lease runs out by itself."""
         mine = self._mine(leases, lease.view) & (leases.c.holder == lease.holder) & (leases.c.fence == lease.fence)
-        with self.database.write() as connection:
-            connection.execute(update(leases).where(mine).values(expires_at_us=0))
+        try:
+            with self.database.write() as connection:
+                connection.execute(update(leases).where(mine).values(expires_at_us=0))
+        except StoreError as error:
+            log.warning("%s: the lease was not released and holds until it runs out: %s", lease.view, error)
 
     def check_lease(self, lease: Lease) -> None:
         """LeaseLost when the lease was taken by somebody else; one that ran out and was not taken still holds."""
@@ -286,7 +294,7 @@ class StateStore:
             self.require_lease(connection, lease)
 
     def require_lease(self, connection: Connection, lease: Lease) -> None:
-        """`check_lease` inside a transaction of the same file, so that the check holds until its commit."""
+        """`check_lease` inside a transaction of the same database, so that the check holds until its commit."""
         held = connection.execute(select(leases).where(self._mine(leases, lease.view))).one_or_none()
         if held is None or (held.holder, held.fence) != (lease.holder, lease.fence):
             taken = "is gone" if held is None else f"was taken over by {held.holder}, since it was not renewed"

@@ -241,6 +241,8 @@ def test_the_demo_gives_the_same_training_set_on_servers(
 ) -> None:
     """As in the README: the same settings, as variables."""
     servers = {
+        "FEATURESTORE_REGISTRY_KIND": "postgres",
+        "FEATURESTORE_REGISTRY_URL": postgres,
         "FEATURESTORE_OFFLINE_KIND": "postgres",
         "FEATURESTORE_OFFLINE_URL": postgres,
         "FEATURESTORE_ONLINE_KIND": "redis",

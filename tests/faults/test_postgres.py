@@ -1,4 +1,5 @@
-"""Postgres goes away in the middle of a load: the run says so, the next one finishes, nothing is lost or doubled.
+"""Postgres goes away in the middle of a load, and with it history and registry: the run says so, the next one finishes,
+nothing is lost or doubled.
 
 The job is the real command; the server is one of this test's own, so that it can be stopped.
 """
@@ -16,7 +17,10 @@ import pytest
 from featurestore.failpoint import KILLED
 from featurestore.ingest.load import LoadCounts
 from featurestore.offline.postgres import PostgresOfflineStore
-from tests.fix_postgres import LocalServer, local_server
+from featurestore.registry.registry import open_state
+from materialization.lease import held_lease
+from tests.fix_postgres import LocalServer, drop_schema, local_server
+from tests.fix_redis import wait_until
 from tests.fix_repository import NOON, PROJECT, Row, SmallRepository, hours, weather
 
 ROWS = 400
@@ -31,12 +35,14 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture
 def shared(repository: SmallRepository, server: LocalServer) -> Iterator[SmallRepository]:
-    """A repository whose history lies in Postgres, and whose source waits to be read."""
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA IF EXISTS {PROJECT} CASCADE")
+    """A repository whose history and registry lie in Postgres, and whose source waits to be read."""
+    for schema in (PROJECT, f"_registry_{PROJECT}"):
+        drop_schema(server.url, schema)
     repository.offline.close()
+    repository.registry.close()
     repository.offline = PostgresOfflineStore(server.url, PROJECT, wait_s=10)
-    repository.offline_settings = f'kind = "postgres"\nurl = "{server.url}"'
+    repository.registry, repository.state = open_state(server.url, PROJECT)
+    repository.offline_settings = repository.registry_settings = f'kind = "postgres"\nurl = "{server.url}"'
     repository.apply(weather())
     repository.write("weather/a.parquet", some_rows())
     yield repository
@@ -67,6 +73,12 @@ def until(repository: SmallRepository, rows: int) -> None:
         threading.Event().wait(0.01)
 
 
+#: Writers at a table: the registry waits for turns of its own, and autovacuum for tables.
+WRITERS_WAITING = (
+    "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation' AND mode = 'RowExclusiveLock'"
+)
+
+
 @contextmanager
 def writers_waiting(server: LocalServer) -> Iterator[None]:
     """Entered once a writer stands in the middle of a batch, at a table that somebody else has locked."""
@@ -74,7 +86,7 @@ def writers_waiting(server: LocalServer) -> Iterator[None]:
     connection = psycopg.connect(server.url)
     try:
         connection.execute(f"LOCK TABLE {PROJECT}.weather__v1 IN EXCLUSIVE MODE")
-        while connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+        while connection.execute(WRITERS_WAITING).fetchone() == (0,):
             threading.Event().wait(0.01)
         yield
     finally:
@@ -99,6 +111,16 @@ def test_a_server_restarted_in_a_load_ends_it_clearly_and_the_next_run_finishes(
     assert 50 <= settled < ROWS
     assert shared.done().loaded == LoadCounts(read=ROWS - settled, added=ROWS - settled)
     assert_whole(shared, server)
+
+
+def test_a_lease_is_renewed_again_once_the_server_is_back(shared: SmallRepository, server: LocalServer) -> None:
+    with held_lease(shared.state, "weather@1", life_s=0.3) as held:
+        server.stop()
+        threading.Event().wait(0.3)  # renewals that find nobody
+        server.start()
+        until_us = held.lease.expires_at_us
+        wait_until(lambda: held.lease.expires_at_us > until_us)
+        held.check()
 
 
 @pytest.mark.parametrize("failpoint", ["append.before_commit:3", "append.after_commit:3"])

@@ -183,19 +183,25 @@ def test_no_message_about_settings_holds_a_password(tmp_path: Path, text: str) -
 SHARED = 'project = "shop"\n[offline]\nkind = "postgres"\nurl = "postgresql://me@db.example:5432/features"\n'
 
 
-def test_postgres_takes_its_password_from_the_environment_or_a_file_and_never_shows_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("section", ["offline", "registry"])
+def test_postgres_takes_its_password_from_the_environment_or_a_file_and_never_shows_it(
+    tmp_path: Path, section: str
+) -> None:
     (tmp_path / "secret").write_text("s3cret\n")
-    by_file = write(tmp_path / "a", SHARED + f'password_file = "{tmp_path / "secret"}"\n')
+    shared = SHARED.replace("offline", section)
+    variable = f"FEATURESTORE_{section.upper()}_PASSWORD"
+    by_file = write(tmp_path / "a", shared + f'password_file = "{tmp_path / "secret"}"\n')
 
     made = [
-        load_settings(write(tmp_path / "b", SHARED), {"FEATURESTORE_OFFLINE_PASSWORD": "s3cret"}),
-        load_settings(write(tmp_path / "b", SHARED), {"FEATURESTORE_OFFLINE_PASSWORD_FILE": str(tmp_path / "secret")}),
+        load_settings(write(tmp_path / "b", shared), {variable: "s3cret"}),
+        load_settings(write(tmp_path / "b", shared), {f"{variable}_FILE": str(tmp_path / "secret")}),
         load_settings(by_file, {}),
     ]
 
     for settings in made:
-        assert settings.offline.password is not None
-        assert settings.offline.password.get_secret_value() == "s3cret"
+        password = getattr(settings, section).password
+        assert password is not None
+        assert password.get_secret_value() == "s3cret"
         assert "s3cret" not in f"{shown(settings)}{settings!r}"
 
 
@@ -225,6 +231,8 @@ def test_only_the_settings_of_the_kind_are_shown(tmp_path: Path) -> None:
             "[offline]\nkind = 'postgres'\nurl = 'postgresql://x/y'\npassword = 's3cret'\npath = 'x'\nthreads = 2\n",
             'path, threads belong to kind = "duckdb", this one is "postgres"; remove them',
         ),
+        ("[registry]\nkind = 'postgres'\n", 'kind = "postgres" needs url, as in url = "postgresql://user@host'),
+        ("[registry]\nurl = 'postgresql://me:s3cret@x/y'\n", 'url belong to kind = "postgres", this one is "sqlite"'),
     ],
 )
 def test_settings_of_another_kind_are_refused_and_secrets_not_repeated(tmp_path: Path, text: str, said: str) -> None:

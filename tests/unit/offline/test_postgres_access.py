@@ -16,6 +16,7 @@ from featurestore.errors import StoreBusy, StoreError
 from featurestore.offline import postgres_connection
 from featurestore.offline.base import AppendCounts
 from featurestore.offline.postgres import PostgresOfflineStore
+from featurestore.registry.registry import open_state
 from tests.fix_offline import PROJECT, append, make_view
 from tests.fix_postgres import local_server
 from tests.fix_proxy import PostgresProxy
@@ -75,6 +76,14 @@ def test_a_wrong_or_missing_password_names_the_setting(guarded: Guarded, passwor
 
     assert "password" in says
     assert "set offline.password (FEATURESTORE_OFFLINE_PASSWORD, or its _FILE) to the password of 'keeper'" in says
+
+
+def test_the_registry_is_told_its_own_setting(guarded: Guarded) -> None:
+    with pytest.raises(StoreError, match=r"set registry\.password \(FEATURESTORE_REGISTRY_PASSWORD, or its _FILE\)"):
+        open_state(guarded.url, PROJECT, password="s3cret_not")
+    registry, _ = open_state(guarded.url, PROJECT, password="s3cret")
+    assert registry.revision() == 0
+    registry.close()
 
 
 def test_a_certificate_of_another_authority_is_refused(guarded: Guarded, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from featurestore.registry.registry import Registry, open_state
 from featurestore.registry.state import StateStore
+from tests.fix_postgres import drop_schema
 
 
 @pytest.fixture
@@ -28,14 +29,25 @@ def write_files(tmp_path: Path) -> Callable[[Mapping[str, str]], Path]:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[tuple[Registry, StateStore]]:
-    """Registry and job state in a fresh file."""
-    registry, state = open_state(tmp_path / "data" / "registry.db", "shop")
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a registry may be made, nothing there yet: a file, or (see `on_both`) a database."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return tmp_path / "data" / "registry.db"
+    url: str = request.getfixturevalue("postgres_shared")
+    for project in ("shop", "other"):
+        drop_schema(url, f"_registry_{project}")
+    return url
+
+
+@pytest.fixture
+def opened(where: Path | str) -> Iterator[tuple[Registry, StateStore]]:
+    """An empty registry and its job state."""
+    registry, state = open_state(where, "shop")
     yield registry, state
     registry.close()
 
 
 @pytest.fixture
 def state(opened: tuple[Registry, StateStore]) -> StateStore:
-    """Job state in a fresh file."""
+    """Empty job state."""
     return opened[1]

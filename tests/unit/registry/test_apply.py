@@ -39,6 +39,7 @@ from featurestore.registry.intents import list_applies, open_intent, read_apply
 from featurestore.registry.plan import Plan, make_plan
 from featurestore.registry.registry import Registry, open_state
 from featurestore.registry.state import PublishRecord, StateStore
+from tests.fix_registry import on_both
 
 CLOCK = FixedClock(datetime(2024, 5, 1, 12, tzinfo=UTC))
 AIRPORT = Entity(name="airport", join_keys={"airport": String})
@@ -62,16 +63,18 @@ class Shop:
     """One project on real stores in a folder."""
 
     folder: Path
+    #: The registry: a file, or a database.
+    where: Path | str
     registry: Registry
     state: StateStore
     offline: DuckDBOfflineStore
     online: SqliteOnlineStore
 
     @staticmethod
-    def open(folder: Path) -> Shop:
-        registry, state = open_state(folder / "registry.db", "shop")
+    def open(folder: Path, where: Path | str) -> Shop:
+        registry, state = open_state(where, "shop")
         offline = DuckDBOfflineStore(folder / "offline.duckdb", "shop", wait_s=5)
-        return Shop(folder, registry, state, offline, SqliteOnlineStore(folder / "online.db", "shop"))
+        return Shop(folder, where, registry, state, offline, SqliteOnlineStore(folder / "online.db", "shop"))
 
     def plan(self, declared: Definitions) -> Plan:
         return make_plan(self.registry, self.state, declared, self.offline.history_rows)
@@ -124,8 +127,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop.open(tmp_path)
+def shop(tmp_path: Path, where: Path | str) -> Iterator[Shop]:
+    shop = Shop.open(tmp_path, where)
     yield shop
     shop.close()
 
@@ -137,6 +140,7 @@ def steps(result: ApplyResult | Plan) -> list[str]:
 # ------------------------------------------------------------------ what it does
 
 
+@on_both
 def test_apply_executes_exactly_the_steps_that_plan_prints(shop: Shop) -> None:
     declared = declare(WEATHER, LATE)
     planned = shop.plan(declared)
@@ -162,6 +166,7 @@ def test_applying_the_same_again_changes_nothing(shop: Shop) -> None:
     assert len(list_applies(shop.registry)) == 1
 
 
+@on_both
 def test_every_apply_is_recorded_with_who_when_what_and_both_fingerprints(shop: Shop) -> None:
     shop.apply(declare(WEATHER))
     declared = declare(WEATHER, LATE)
@@ -204,9 +209,10 @@ def test_an_entity_described_anew_is_one_step_and_its_views_know(shop: Shop) -> 
     assert shop.registry.view("weather").entities[0].description == "x"
 
 
+@on_both
 def test_a_registry_opened_before_sees_what_another_process_applied(shop: Shop) -> None:
     assert (shop.registry.revision(), shop.registry.views()) == (0, {})
-    other = Shop.open(shop.folder)
+    other = Shop.open(shop.folder, shop.where)
     other.apply(declare(WEATHER))
     other.close()
     assert (shop.registry.revision(), list(shop.registry.views())) == (1, ["weather@1"])
@@ -273,6 +279,7 @@ def test_allow_empty_moves_it_all_the_same(shop: Shop) -> None:
     assert shop.registry.services() == {"late": moved}
 
 
+@on_both
 def test_history_with_rows_is_dropped_only_when_that_is_allowed(shop: Shop) -> None:
     other = replace(WEATHER, name="other")
     shop.apply(declare(WEATHER, other))
@@ -299,6 +306,7 @@ def test_a_view_without_rows_is_removed_without_a_flag(shop: Shop) -> None:
     assert shop.histories() == {}
 
 
+@on_both
 def test_a_view_that_comes_back_never_reuses_a_schema_id(shop: Shop) -> None:
     """A server that still knows the old list must not take it for the new one."""
     shop.apply(declare(WEATHER))
@@ -347,6 +355,7 @@ class FullDisk:
         self._offline.ensure_history(view)
 
 
+@on_both
 def test_a_fault_before_the_commit_takes_everything_back(shop: Shop) -> None:
     declared = declare(WEATHER, replace(WEATHER, name="other"), LATE)
     full = FullDisk(shop.offline, after=1)
@@ -358,8 +367,9 @@ def test_a_fault_before_the_commit_takes_everything_back(shop: Shop) -> None:
     assert shop.apply(declared).revision == 1
 
 
+@on_both
 def test_the_second_of_two_applies_waits_and_sees_the_result_of_the_first(shop: Shop) -> None:
-    other = Shop.open(shop.folder)
+    other = Shop.open(shop.folder, shop.where)
     answers: list[ApplyResult] = []
     with applying(shop.state, 0):
         second = threading.Thread(target=lambda: answers.append(other.apply(declare(WEATHER), wait_s=10)))
@@ -378,8 +388,9 @@ def test_an_apply_that_waited_in_vain_says_who_applies(shop: Shop) -> None:
     assert shop.registry.revision() == 0
 
 
+@on_both
 def test_two_real_processes_that_apply_at_once_both_end_well(shop: Shop) -> None:
-    processes = [start_apply(shop.folder) for _ in range(2)]
+    processes = [start_apply(shop) for _ in range(2)]
     answers = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     assert sorted(out.strip() for out, _ in answers) == ["0 steps", "6 steps"]
@@ -392,9 +403,10 @@ def test_two_real_processes_that_apply_at_once_both_end_well(shop: Shop) -> None
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path.insert(0, sys.argv[3])
 import test_apply as t
-shop = t.Shop.open(Path(sys.argv[1]))
+where = Path(sys.argv[2]) if sys.argv[2].startswith("/") else sys.argv[2]
+shop = t.Shop.open(Path(sys.argv[1]), where)
 result = shop.apply(t.target(), allow_data_loss=True, wait_s=30)
 print(len(result.steps), "steps")
 """
@@ -406,11 +418,11 @@ def target() -> Definitions:
     return declare(wider, replace(WEATHER, version=2), replace(LATE, features=[wider[["temp"]]]))
 
 
-def start_apply(folder: Path, failpoint: str | None = None) -> subprocess.Popen[str]:
+def start_apply(shop: Shop, failpoint: str | None = None) -> subprocess.Popen[str]:
     import os
 
     environment = dict(os.environ) | ({"FEATURESTORE_FAILPOINT": failpoint} if failpoint else {})
-    command = [sys.executable, "-c", CHILD, str(folder), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", CHILD, str(shop.folder), str(shop.where), str(Path(__file__).parent)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -432,7 +444,7 @@ def test_an_apply_killed_at_any_step_is_finished_by_the_next_command(shop: Shop,
     shop.apply(declare(WEATHER, OLD, LATE))
     shop.append(WEATHER, rows=2)
     shop.append(OLD, rows=2)
-    process = start_apply(shop.folder, failpoint)
+    process = start_apply(shop, failpoint)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 137, errors
     assert open_intent(shop.registry) is not None
@@ -455,7 +467,7 @@ def test_an_apply_killed_at_any_step_is_finished_by_the_next_command(shop: Shop,
 
 def test_the_next_apply_finishes_a_killed_one_before_its_own(shop: Shop) -> None:
     shop.apply(declare(WEATHER, OLD, LATE))
-    start_apply(shop.folder, "apply.intent_written").communicate(timeout=60)
+    start_apply(shop, "apply.intent_written").communicate(timeout=60)
     declared = target()
     result = shop.apply(replace(declared, services={}))
     assert result.finished is not None
@@ -466,7 +478,7 @@ def test_the_next_apply_finishes_a_killed_one_before_its_own(shop: Shop) -> None
 
 def test_nothing_is_finished_while_the_other_process_still_works(shop: Shop) -> None:
     shop.apply(declare(WEATHER, OLD, LATE))
-    start_apply(shop.folder, "apply.intent_written").communicate(timeout=60)
+    start_apply(shop, "apply.intent_written").communicate(timeout=60)
     with applying(shop.state, 0):
         assert finish_open_intent(shop.registry, shop.state, shop.offline, shop.online, clock=CLOCK) is None
     assert open_intent(shop.registry) is not None
@@ -474,7 +486,7 @@ def test_nothing_is_finished_while_the_other_process_still_works(shop: Shop) -> 
 
 def test_an_open_intent_that_cannot_be_finished_is_rolled_back(shop: Shop) -> None:
     shop.apply(declare(WEATHER, OLD, LATE))
-    start_apply(shop.folder, "apply.intent_written").communicate(timeout=60)
+    start_apply(shop, "apply.intent_written").communicate(timeout=60)
     with pytest.raises(StoreError, match="no space left"):
         finish_open_intent(shop.registry, shop.state, FullDisk(shop.offline, after=0), shop.online, clock=CLOCK)
     assert open_intent(shop.registry) is None

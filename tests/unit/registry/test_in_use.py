@@ -18,7 +18,7 @@ from tests.unit.registry.test_apply import CLOCK, LATE, WEATHER, Shop, declare, 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     """One project on real stores in a folder."""
-    opened = Shop.open(tmp_path)
+    opened = Shop.open(tmp_path, tmp_path / "registry.db")
     yield opened
     opened.registry.close()
 

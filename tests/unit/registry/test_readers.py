@@ -9,8 +9,10 @@ import pytest
 from featurestore.clock import SystemClock, to_us
 from featurestore.registry.readers import Reader, list_readers, recent_readers, record_reader, record_readers
 from featurestore.registry.state import StateStore
+from tests.fix_registry import on_both
 
 
+@on_both
 def test_a_reader_is_known_by_what_it_read_last(state: StateStore) -> None:
     record_reader(state, "model", "late", ["weather@1"], service="model", digest="d1", seen_at_us=1)
     record_reader(state, "model", "late", ["weather@2"], service="model", digest="d2", seen_at_us=2)
@@ -21,6 +23,7 @@ def test_a_reader_is_known_by_what_it_read_last(state: StateStore) -> None:
     ]
 
 
+@on_both
 def test_an_older_sight_never_replaces_a_newer_one(state: StateStore) -> None:
     """Several workers tell once a minute each, in any order."""
     new, old = (Reader(kind="service", name="s", views=(ref,), seen_at_us=us) for ref, us in (("b@1", 9), ("a@1", 5)))

@@ -1,9 +1,7 @@
-"""The state of jobs: blocks of sequences, publish states, leases, runs, cursors; from several processes too."""
+"""The state of jobs: blocks of sequences, publish states, leases, runs, cursors."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from featurestore.errors import NotFoundError, StoreBusy
-from featurestore.registry.holder import holder_name, is_gone
-from featurestore.registry.registry import Registry, open_state
+from featurestore.registry.registry import open_state
 from featurestore.registry.state import PublishRecord, PublishState, StateStore
+from tests.fix_registry import on_both
+
+pytestmark = on_both
 
 REF = "weather@1"
 RECORD = PublishRecord(
@@ -31,11 +31,6 @@ RECORD = PublishRecord(
 )
 
 
-def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 # ------------------------------------------------------------------ sequences
 
 
@@ -44,33 +39,8 @@ def test_blocks_of_sequences_begin_at_one_and_follow_each_other(state: StateStor
     assert state.take_sequences("other@1", 1) == 1
 
 
-def test_processes_never_share_a_sequence(tmp_path: Path) -> None:
-    path = tmp_path / "registry.db"
-    registry, state = open_state(path, "shop")
-    code = """
-import sys
-from pathlib import Path
-from featurestore.registry.registry import open_state
-registry, state = open_state(Path(sys.argv[1]), "shop")
-for count in range(1, 41):
-    print(state.take_sequences("weather@1", count), count)
-"""
-    processes = [run_python(code, str(path)) for _ in range(3)]
-    blocks = []
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        blocks += [tuple(map(int, line.split())) for line in out.splitlines()]
-    taken = [number for first, count in blocks for number in range(first, first + count)]
-    assert len(blocks) == 120
-    assert sorted(taken) == list(range(1, len(taken) + 1))
-    assert state.take_sequences(REF, 1) == len(taken) + 1
-    registry.close()
-
-
-def test_projects_in_one_file_do_not_see_each_other(opened: tuple[Registry, StateStore]) -> None:
-    registry, state = opened
-    other_registry, other = open_state(registry.database.path, "other")
+def test_projects_in_one_database_do_not_see_each_other(where: Path | str, state: StateStore) -> None:
+    other_registry, other = open_state(where, "other")
     state.take_sequences(REF, 10)
     lease = state.acquire_lease(REF, "a", 60)
     state.commit_publish(RECORD, lease)
@@ -168,55 +138,6 @@ def test_a_late_lease_that_nobody_took_still_holds(state: StateStore) -> None:
     assert renewed.expires_at_us > lease.expires_at_us
     with pytest.raises(StoreBusy):
         state.acquire_lease(REF, "b", 60)
-
-
-def test_the_lease_of_a_killed_process_is_free_at_once(opened: tuple[Registry, StateStore]) -> None:
-    registry, state = opened
-    code = """
-import os, sys
-from pathlib import Path
-from featurestore.registry.holder import holder_name
-from featurestore.registry.registry import open_state
-registry, state = open_state(Path(sys.argv[1]), "shop")
-state.acquire_lease("weather@1", holder_name("materialize"), 3600)
-print(holder_name("materialize"), flush=True)
-sys.stdin.readline()
-"""
-    command = [sys.executable, "-c", code, str(registry.database.path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    holder = process.stdout.readline().strip()
-    assert not is_gone(holder)
-    with pytest.raises(StoreBusy, match=f"pid {process.pid}"):
-        state.acquire_lease(REF, "b", 60)
-    process.kill()
-    process.communicate()
-    assert is_gone(holder)
-    assert state.acquire_lease(REF, "b", 60).fence == 2
-
-
-def test_holders_of_other_machines_and_plain_names_are_never_taken_for_gone() -> None:
-    assert not is_gone("ana@another.machine pid 1 (materialize)")
-    assert not is_gone("worker 7")
-    assert not is_gone(holder_name())
-
-
-def test_only_one_of_many_processes_gets_the_lease(opened: tuple[Registry, StateStore]) -> None:
-    registry, _ = opened
-    code = """
-import sys
-from pathlib import Path
-from featurestore.errors import StoreBusy
-from featurestore.registry.registry import open_state
-registry, state = open_state(Path(sys.argv[1]), "shop")
-try:
-    print(state.acquire_lease("weather@1", sys.argv[2], 3600).fence)
-except StoreBusy:
-    print("busy")
-"""
-    processes = [run_python(code, str(registry.database.path), f"worker {n}") for n in range(4)]
-    answers = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
-    assert answers == ["1", "busy", "busy", "busy"]
 
 
 # ------------------------------------------------------------------ runs and cursors

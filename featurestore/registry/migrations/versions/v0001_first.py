@@ -8,6 +8,8 @@ from alembic import op
 revision = "v0001"
 down_revision = None
 
+_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     _registry()
@@ -47,7 +49,7 @@ def _registry() -> None:
 def _applies() -> None:
     op.create_table(
         "applies",
-        sa.Column("apply_id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("apply_id", _NUMBER, primary_key=True, autoincrement=True),
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("who", sa.String(255), nullable=False),
@@ -84,7 +86,7 @@ def _positions() -> None:
 def _publish_log() -> None:
     op.create_table(
         "publish_log",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _NUMBER, primary_key=True, autoincrement=True),
         sa.Column("project", sa.String(64), nullable=False),
         sa.Column("view", sa.String(128), nullable=False),
         sa.Column("position_from", sa.BigInteger, nullable=False),
