@@ -431,4 +431,4 @@ def _quoted(name: str) -> str:
 def _cast(reader: pa.RecordBatchReader, view: FeatureView) -> Iterator[pa.RecordBatch]:
     schema = history_schema(view)
     for batch in reader:
-        yield batch.cast(schema)
+        yield batch if batch.schema == schema else batch.cast(schema)
