@@ -35,8 +35,8 @@ from materialization import job as _job  # noqa: F401
 
 #: As the command sets it.
 ALLOCATOR = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
-#: RLIMIT_AS counts reserved addresses as well as memory; glibc is kept from reserving 64 MiB a thread, so that the limit
-#: measures what is used.
+#: RLIMIT_AS counts reserved addresses as well as memory; glibc reserves no 64 MiB a thread, so that the limit measures
+#: what is used.
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 
 
