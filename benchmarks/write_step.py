@@ -33,16 +33,18 @@ from featurestore.parity import verify as _parity  # noqa: F401
 from featurestore.registry import intents as _intents  # noqa: F401
 from materialization import job as _job  # noqa: F401
 
-#: RLIMIT_AS counts reserved addresses as well as memory. mimalloc (Arrow's default) reserves 1 GiB at once and glibc
-#: 64 MiB a thread; these two keep both from it, so that the limit measures what is used.
-ALLOCATORS = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
+#: As the command sets it.
+ALLOCATOR = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+#: RLIMIT_AS counts reserved addresses as well as memory; glibc reserves no 64 MiB a thread, so that the limit measures
+#: what is used.
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 
 
 def in_process(step: str, folder: Path, shape: Shape, address_space_bytes: int | None = None) -> dict[str, Any]:
     """The report of a step on the repository in `folder`; CalledProcessError when it fails, or needs more memory."""
     root = Path(__file__).resolve().parents[1]
     request = {"step": step, "folder": str(folder), "shape": asdict(shape), "address_space_bytes": address_space_bytes}
-    environment = {**os.environ, "PYTHONPATH": str(root)} | (ALLOCATORS if address_space_bytes else {})
+    environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(root)} | (FEW_ARENAS if address_space_bytes else {})
     command = [sys.executable, "-m", "benchmarks.write_step", json.dumps(request)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root, env=environment)
     report: dict[str, Any] = json.loads(done.stdout)

@@ -169,9 +169,9 @@ class DefinitionsSettings(_Section):
 class MaterializationSettings(_Section):
     """Load and publish."""
 
-    #: Rows of one Arrow batch; memory and lost work of a killed job are bounded by it. DuckDB writes a row group of so
-    #: many rows at once, and smaller commits a second time.
-    batch_rows: _Positive = 122_880
+    #: Rows of one Arrow batch; memory and lost work of a killed job are bounded by it. These are two row groups of
+    #: DuckDB: it writes whole ones at once (what is left over a second time), each with a thread of its own.
+    batch_rows: _Positive = 245_760
     #: How long a silent writer keeps its view.
     lease_s: float = Setting(default=60.0, gt=0)
     #: Views loaded and published at a time; DuckDB, with one writer at a time, takes 1.

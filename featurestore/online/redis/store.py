@@ -6,7 +6,8 @@ Decision note 5 says why a hash, and what it costs. Rows never expire in the ser
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from featurestore.errors import StoreError
 from featurestore.online import packing
 from featurestore.online.base import ALL_BUCKETS
 from featurestore.online.keys import BUCKETS, bucket_of, bucket_of_hash, key_hash
-from featurestore.online.redis import protocol, scripts
+from featurestore.online.redis import protocol, scripts, transactions
 from featurestore.online.redis.exchange import Call, run
 from featurestore.online.redis.reader import RedisReader
 from featurestore.online.redis.scripts import KEYS_MAX, Script
@@ -62,7 +63,8 @@ class RedisOnlineStore:
         assert keys.null_count == 0
         keys = keys.unique()
         order, buckets, _ = _by_bucket(keys)
-        return self._change(ref, scripts.DELETE, buckets, protocol.bulks(keys.take(pa.array(order))), 1)
+        asked = _Arguments.of(buckets, protocol.bulks(keys.take(pa.array(order))), 1)
+        return self._run(ref, scripts.DELETE, asked, range(len(asked.buckets)))
 
     def read(self, ref: str, keys: pa.BinaryArray) -> pa.BinaryArray:
         """The row of each key, aligned with `keys`; null where the key is null or nothing is stored."""
@@ -130,18 +132,30 @@ class RedisOnlineStore:
         if not alone:
             keys, rows = _latest(keys, rows)
             order, buckets, _ = _by_bucket(keys)
-        return self._change(ref, script, buckets, protocol.bulk_pairs(keys, rows, order), 2)
+        pairs = _Arguments.of(buckets, protocol.bulk_pairs(keys, rows, order), 2)
+        if self._servers.clustered:  # where a transaction has one slot, and so one bucket
+            return self._run(ref, script, pairs, range(len(pairs.buckets)))
+        hashes, places, by_order = self._hashes_of(ref), pa.array(order), script is scripts.WRITE
+        batch = transactions.Rows(
+            hashes=[hashes[bucket] for bucket in pairs.buckets],
+            edges=pairs.edges,
+            keys=protocol.bulks(keys.take(places)),
+            pairs=pairs.values,
+            compared=(pc.binary_slice(rows, 0, ORDER_KEY_BYTES) if by_order else rows).take(places),
+            differs=transactions.later if by_order else transactions.other,
+        )
+        kept, left = transactions.write(self._servers, batch)
+        return kept + self._run(ref, script, pairs, left)
 
-    def _change(
-        self, ref: str, script: Script, buckets: NDArray[np.uint16], arguments: pa.BinaryArray, width: int
-    ) -> int:
-        """Run the script on each bucket's arguments, `width` of them in each element; the sum of the answers."""
-        hashes = self._hashes_of(ref)
-        edges = _edges(buckets, packing.byte_offsets(arguments))
-        bodies = protocol.joined(arguments, edges)
+    def _run(self, ref: str, script: Script, asked: _Arguments, chosen: Sequence[int]) -> int:
+        """Run the script for some of the buckets; the sum of the answers."""
+        if not chosen:
+            return 0
+        hashes, bodies = self._hashes_of(ref), protocol.joined(asked.values, asked.edges)
+        counts = [asked.width * (last - first) for first, last in pairwise(asked.edges)]
         calls = [
-            Call(bucket, (_called(script, 1, width * count), hashes[bucket], body))
-            for bucket, count, body in zip(buckets[edges[:-1]].tolist(), np.diff(edges).tolist(), bodies, strict=True)
+            Call(asked.buckets[at], (_called(script, 1, counts[at]), hashes[asked.buckets[at]], bodies[at]))
+            for at in chosen
         ]
         return sum(run(self._servers, calls))
 
@@ -200,6 +214,22 @@ class RedisOnlineStore:
             hashes = [protocol.bulk(b"fs1:" + bucket_tag(bucket) + end) for bucket in range(BUCKETS)]
             self._hashes[ref] = hashes
         return hashes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Arguments:
+    """Arguments in bucket order, `width` in each value; call n has those from `edges[n]` to `edges[n + 1]`."""
+
+    values: pa.BinaryArray
+    width: int
+    edges: list[int]
+    buckets: list[int]
+
+    @classmethod
+    def of(cls, buckets: NDArray[np.uint16], values: pa.BinaryArray, width: int) -> _Arguments:
+        """Cut into calls, from the bucket of each value."""
+        edges = _edges(buckets, packing.byte_offsets(values))
+        return cls(values, width, edges, buckets[edges[:-1]].tolist())
 
 
 def _called(script: Script, keys: int, arguments: int, *, read: bool = False) -> bytes:
