@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from featurestore.clock import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, duration_text, timedelta_us
+from featurestore.clock import duration_text, timedelta_us
 from featurestore.dtypes import dtype_fault
 from featurestore.errors import Problem, suggest
 from featurestore.feature_view import FeatureView
@@ -15,8 +15,8 @@ from featurestore.registry.names import clashes, name_fault
 from featurestore.registry.validate_field import Fault, field_faults
 from featurestore.view_rules import ON_VIOLATION, Condition, Reference, Volume
 
-#: All the time there is.
-DURATION_MAX_US = TIMESTAMP_MAX_US - TIMESTAMP_MIN_US
+#: Sums of it and any timestamp stay far inside an int64.
+DURATION_MAX_US = 100_000 * timedelta_us(timedelta(days=365))
 
 
 def rule_problems(view: FeatureView, subject: str, *, readable: bool) -> Iterator[Problem]:
@@ -82,9 +82,9 @@ def _duration_faults(name: str, value: object, *, least: timedelta) -> Iterator[
 
 
 def too_long(name: str, value: timedelta) -> Iterator[Fault]:
-    """The fault of a duration that no two timestamps lie apart."""
+    """The fault of a duration that sums of timestamps have no room for; all that lie apart in the calendar have."""
     if timedelta_us(value) > DURATION_MAX_US:
-        yield f"{name}={duration_text(value)} is longer than from the year 1 to 9999", "give a shorter duration"
+        yield f"{name}={duration_text(value)} is longer than 100,000 years", "give a shorter duration"
 
 
 def _volume_faults(volume: Volume) -> Iterator[Fault]:
