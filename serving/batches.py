@@ -56,8 +56,10 @@ class _Batch:
         self.waiting.append(turn)
         await turn
 
-    def wake(self, _: asyncio.Task[list[OnlineResponse]]) -> None:
+    def wake(self, task: asyncio.Task[list[OnlineResponse]]) -> None:
         """The task is done."""
+        if not task.cancelled():
+            task.exception()  # looked at here, since all who asked may have given up
         for turn in self.waiting:
             if not turn.done():
                 turn.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -180,3 +181,26 @@ def test_a_batch_takes_no_more_rows_than_one_exchange_should_have(filled: World)
 
     assert [answer.rows for answer in answers] == sizes
     assert len(exchanges.asked) == 3
+
+
+def test_a_fault_that_nobody_waits_for_is_no_complaint_of_the_loop(filled: World) -> None:
+    lookup = filled.lookup(all_types)
+    complaints: list[object] = []
+
+    async def away(wanted: Sequence[Wanted]) -> Fetched:
+        await asyncio.sleep(0)
+        raise StoreUnreachable("it is away")
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        task = asyncio.create_task(Batches(lookup, away).answer(lookup.check(key_arrays(id=[1]))))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(ask())
+    assert complaints == []
