@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.fix_postgres import postgres, postgres_server, postgres_shared
 from tests.fix_redis import redis_farm
+
+
+def pytest_configure() -> None:
+    """Children can be interrupted, also where a shell that runs the tests in the background has that ignored.
+
+    Set here because they inherit it: a `preexec_fn` for each would fork a process in which gRPC has threads, and its
+    handlers then start a poller in the child, which aborts when the child closes what it does not need.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
