@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pyarrow as pa
 
 from featurestore.dtypes import (
@@ -36,6 +38,7 @@ _SCALARS: dict[DType, pa.DataType] = {
 }
 
 
+@cache
 def arrow_type(dtype: DType) -> pa.DataType:
     """The canonical Arrow type of a logical type."""
     match dtype:

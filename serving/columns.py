@@ -90,10 +90,13 @@ def column_writer(dtype: DType) -> arrow_columns.Writer:
 
 
 def decode_column(column: pb.Column, what: str) -> pa.Array:
-    """The column as an array over the message's bytes; InputError naming `what` when they do not fit together."""
-    if column.type.kind not in _SCALARS:
-        decode_type(column.type, what)
+    """The column as an array over the message's bytes; InputError when they do not fit together.
+
+    `what` the column is: "join key", say; its name is the message's.
+    """
     try:
+        if column.type.kind not in _SCALARS:
+            decode_type(column.type, f"{what} {column.name!r}")
         return arrow_columns.read_column(column)
     except arrow_columns.MalformedColumn as error:
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(f"{what} {column.name!r}: {error}") from error

@@ -5,7 +5,7 @@ All checks are per column. Every fault is an InputError that names the column an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ def text_columns(rows: Sequence[Mapping[str, str]], dtypes: Mapping[str, DType],
 def key_columns(columns: Mapping[str, pa.Array], dtypes: Mapping[str, DType], owner: str) -> dict[str, pa.Array]:
     """Exactly the join keys of `dtypes`, in that order, canonical; `owner` asked for them."""
     check_names(columns, dtypes, "join key", owner)
-    return {name: exact(columns[name], dtype, f"join key {name!r}") for name, dtype in dtypes.items()}
+    return {name: exact(columns[name], dtype, "join key", name) for name, dtype in dtypes.items()}
 
 
 def request_columns(
@@ -56,8 +56,10 @@ def request_columns(
     }
 
 
-def check_names(given: Collection[str], wanted: Collection[str], what: str, owner: str) -> None:
-    """InputError unless both hold the same names."""
+def check_names(given: Mapping[str, object], wanted: Mapping[str, object], what: str, owner: str) -> None:
+    """InputError unless both have the same names."""
+    if given.keys() == wanted.keys():
+        return
     for name in given:
         if name not in wanted:
             raise InputError(f"{owner} takes no {what} {name!r}{suggest(name, sorted(wanted))}")
@@ -66,10 +68,14 @@ def check_names(given: Collection[str], wanted: Collection[str], what: str, owne
         raise InputError(f"{owner} needs {what} {', '.join(map(repr, missing))}; it takes: {', '.join(wanted)}")
 
 
-def exact(column: pa.Array, dtype: DType, what: str) -> pa.Array:
-    """`column` in the canonical Arrow type of `dtype`, by the casts that the gate allows: none changes a value."""
+def exact(column: pa.Array, dtype: DType, kind: str, name: str) -> pa.Array:
+    """`column` in the canonical Arrow type of `dtype`, by the casts that the gate allows: none changes a value.
+
+    For errors: it is a `kind` (a "join key", say) called `name`.
+    """
     if column.type == arrow_type(dtype) and not isinstance(dtype, (List, Vector)):
         return column
+    what = f"{kind} {name!r}"
     try:
         converted = convert(column, what, dtype, Reading())
     except SourceError as error:
@@ -98,11 +104,11 @@ def _where(rows: NDArray[np.bool_]) -> str:
 
 def common_length(columns: Mapping[str, pa.Array], what: str) -> int:
     """How many rows the columns have; InputError when they disagree."""
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    lengths = set(map(len, columns.values()))
+    if len(lengths) > 1:
+        listed = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
         raise InputError(f"{what} differ in length ({listed}); give one value per row in each")
-    return next(iter(lengths.values()), 0)
+    return lengths.pop() if lengths else 0
 
 
 def _arrow_array(values: object, what: str) -> pa.Array:

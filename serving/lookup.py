@@ -169,7 +169,7 @@ class ServiceLookup:
         )
         if reasons.any():
             statuses[reasons != _NO_REASON] = _STALE
-        return ViewVerdicts(ref=view.ref, statuses=statuses, reasons=reasons, event_us=event_us, order=decoded.order)
+        return ViewVerdicts(ref=view.ref, statuses=statuses, reasons=reasons, event_us=event_us, stored=decoded.order)
 
     def _shown(
         self, view: ViewPlan, stored: pa.BinaryArray, decoded: DecodedRows, verdict: ViewVerdicts
@@ -232,7 +232,7 @@ class DistinctKeys:
         encoded = encode_keys([keys[name] for name in view.join_keys], view.key_types, view.join_keys)
         hashes = key_hash(encoded)
         # Different hashes have different keys; equal ones are looked at in full.
-        if encoded.null_count == 0 and len(set(hashes.tolist())) == len(encoded):
+        if encoded.null_count == 0 and _distinct(hashes):
             return cls(encoded, bucket_of_hash(hashes), None)
         dictionary = encoded.dictionary_encode()
         if encoded.null_count:
@@ -251,6 +251,12 @@ class DistinctKeys:
             return standings
         taken: NDArray[np.uint8] = pa.array(standings).take(self.indices).fill_null(Standing.CONFIRMED).to_numpy()
         return taken
+
+
+def _distinct(hashes: NDArray[np.uint64]) -> bool:
+    """Whether none of them occurs twice."""
+    ordered = np.sort(hashes)
+    return not bool((ordered[1:] == ordered[:-1]).any())
 
 
 def _one_after_another(columns: Sequence[Mapping[str, pa.Array]]) -> dict[str, pa.Array]:

@@ -57,7 +57,7 @@ class ServicePlan:
         """The service's name; empty for a list of features."""
         return self.service.name
 
-    @property
+    @cached_property
     def owner(self) -> str:
         """Who asks for columns, in messages."""
         return f"feature service {self.name!r}" if self.name else "the list of features"

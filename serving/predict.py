@@ -24,9 +24,10 @@ from serving.engine import Engine
 from serving.inference._pb.inference import open_inference_pb2 as inference
 from serving.observing import Stage, mark
 from serving.plan import ServicePlan
+from serving.reply_verdicts import view_results
 from serving.response import OnlineResponse
 from serving.sidecar import SIGNATURE, ModelDescription, Sidecar, SidecarAccess, infer_request, raw_outputs
-from serving.wire import FeatureChoice, Limits, LookupRequest, decode_columns, parsed, view_results
+from serving.wire import FeatureChoice, Limits, LookupRequest, decode_columns, parsed
 
 #: How long what a model says of itself is believed; our sidecar looks at signatures in every call.
 DESCRIBED_S = 10.0

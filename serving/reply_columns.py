@@ -1,8 +1,7 @@
 """The columns of replies in protobuf's wire format, assembled from what lies there anyway.
 
 A message object a column costs more than all the rest of a reply. Names, types and lengths are the same in every reply
-of so many rows, so those bytes are made once, and the values are put between them. (Fields of a message may come in any
-order, and a message may come in pieces: https://protobuf.dev/programming-guides/encoding/.)
+of so many rows, so those bytes are made once, and the values are put between them.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.columns import column_writer, encode_type
 from serving.plan import ServicePlan
 from serving.response import OnlineResponse
+from serving.wire_format import VARINT, Piece, before, tag, varint
 
 #: Numbers of rows for which the bytes between values are kept.
 ROW_COUNTS_MAX = 256
 
-_VARINT, _LENGTH = 0, 2
 _COLUMNS = pb.GetOnlineFeaturesResponse.COLUMNS_FIELD_NUMBER
-
-Piece = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +91,19 @@ class ReplyColumns:
         column.CopyFrom(self._heads[place])
         self._writers[place](column, array)
         message = column.SerializeToString()
-        return _before(_COLUMNS, len(message)) + message
+        return before(_COLUMNS, len(message)) + message
 
     def _made_frames(self, rows: int) -> _Frames:
-        count = _tag(pb.Column.ROWS_FIELD_NUMBER, _VARINT) + _varint(rows)
+        count = tag(pb.Column.ROWS_FIELD_NUMBER, VARINT) + varint(rows)
         bits = -(-rows // 8)
-        bitmap = _before(pb.Column.VALIDITY_FIELD_NUMBER, bits)
+        bitmap = before(pb.Column.VALIDITY_FIELD_NUMBER, bits)
         frames = _Frames([], [], [])
         for head, width in zip(self._heads, self._widths, strict=True):
             size = rows * (width or 0)
-            before, tail = head.SerializeToString() + count, _before(pb.Column.VALUES_FIELD_NUMBER, size)
-            plain = len(before) + len(tail) + size
-            frames.whole.extend((_before(_COLUMNS, plain) + before + tail, b""))
-            frames.heads.append(_before(_COLUMNS, plain + len(bitmap) + bits) + before + bitmap)
+            start, tail = head.SerializeToString() + count, before(pb.Column.VALUES_FIELD_NUMBER, size)
+            plain = len(start) + len(tail) + size
+            frames.whole.extend((before(_COLUMNS, plain) + start + tail, b""))
+            frames.heads.append(before(_COLUMNS, plain + len(bitmap) + bits) + start + bitmap)
             frames.tails.append(tail)
         return frames
 
@@ -125,21 +122,3 @@ class ReplyColumns:
         # With one item, itemgetter gives no sequence.
         in_order: Any = itemgetter(*order) if len(order) > 1 else lambda lines: [lines[number] for number in order]
         return _Arrangement(in_order, dict(of_line), others)
-
-
-def _before(field: int, size: int) -> bytes:
-    """What stands before so many bytes of a field."""
-    return _tag(field, _LENGTH) + _varint(size)
-
-
-def _tag(field: int, kind: int) -> bytes:
-    return _varint(field << 3 | kind)
-
-
-def _varint(value: int) -> bytes:
-    pieces = bytearray()
-    while value > 0x7F:
-        pieces.append(value & 0x7F | 0x80)
-        value >>= 7
-    pieces.append(value)
-    return bytes(pieces)

@@ -23,24 +23,33 @@ _STATUS_NAMES = pa.array([status.name for status in Status])
 
 @dataclass(frozen=True, kw_only=True)
 class ViewVerdicts:
-    """One status per row for one view; `event_us` is 0 where the row was not found. `order`: of the stored rows."""
+    """One status per row for one view; `event_us` is 0 where the row was not found.
+
+    `stored` orders the rows of all requests that were answered together, of which these begin at `first`.
+    """
 
     ref: str
     statuses: NDArray[np.uint8]
     reasons: NDArray[np.uint8]
     event_us: NDArray[np.int64]
-    order: OrderKeys
+    stored: OrderKeys
+    first: int = 0
 
     def part(self, first: int, last: int) -> ViewVerdicts:
         """Those of the rows from `first` on, before `last`."""
-        rows = slice(first, last)
         return ViewVerdicts(
             ref=self.ref,
-            statuses=self.statuses[rows],
-            reasons=self.reasons[rows],
-            event_us=self.event_us[rows],
-            order=self.order.part(rows),
+            statuses=self.statuses[first:last],
+            reasons=self.reasons[first:last],
+            event_us=self.event_us[first:last],
+            stored=self.stored,
+            first=self.first + first,
         )
+
+    @property
+    def order(self) -> OrderKeys:
+        """What orders the stored rows; zeros where the row was not found."""
+        return self.stored.part(slice(self.first, self.first + len(self.statuses)))
 
     def status_names(self) -> pa.Array:
         """The statuses as text."""

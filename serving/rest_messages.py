@@ -111,7 +111,7 @@ def lookup_request(
     request_types = {name: field.dtype for name, field in plan.request_fields.items()}
     dtypes: Mapping[str, DType] = {**plan.join_keys, **request_types}
     for name, values in asked.entities.items():
-        limits.check_rows(len(values), f"entity {name!r}")
+        limits.check_rows(len(values), "entity", name)
     check_names(asked.entities, dtypes, "entity", plan.owner)
     columns = columns_from_json(asked.entities, dtypes)
     return LookupRequest(

@@ -89,7 +89,7 @@ def answer_push(door: PushDoor, asked: PushRequest, limits: Limits) -> bytes:
             "from the view's source with materialize"
         )
     for name, values in asked.df.items():
-        limits.check_rows(len(values), f"column {name!r}")
+        limits.check_rows(len(values), "column", name)
     result = door.push(asked.push_source_name, _columns(asked, door.view(asked.push_source_name)))
     return _encoded(result)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import grpc
 import grpc.aio
@@ -55,7 +56,7 @@ class FeatureServing:
     async def get_online_features(self, message: bytes, context: Context) -> bytes:
         """GetOnlineFeatures."""
         admission = self._rooms.large if len(message) > INLINE_BYTES_MAX else self._rooms.lookups
-        async with asyncio.timeout(_remaining_s(context)):
+        async with _in_time(context):
             entered = await admission.enter()
             try:
                 return await self._engine.lookup(message, caller(), self._threads)
@@ -65,7 +66,7 @@ class FeatureServing:
     async def predict(self, message: bytes, context: Context) -> bytes:
         """Predict. What the lookup leaves of the deadline is the model's."""
         assert self._predictor is not None
-        async with asyncio.timeout(_remaining_s(context)), self._rooms.predictions.inside():
+        async with _in_time(context), self._rooms.predictions.inside():
             return await self._predictor.predict(message, caller(), self._threads)
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
@@ -79,19 +80,23 @@ class FeatureServing:
     async def push(self, message: bytes, context: Context) -> bytes:
         """Push. It is finished even when the caller has given up: half of it may be durable by then."""
         assert self._push is not None
-        async with asyncio.timeout(_remaining_s(context)):
-            async with self._rooms.pushes.inside():
-                # Not the threads of lookups: a push waits for disks.
-                return await asyncio.to_thread(self._push.answer, message, caller())
+        async with _in_time(context), self._rooms.pushes.inside():
+            # Not the threads of lookups: a push waits for disks.
+            return await asyncio.to_thread(self._push.answer, message, caller())
 
     async def _question(self, answer: Callable[[bytes, Principal], bytes], message: bytes, context: Context) -> bytes:
-        async with asyncio.timeout(_remaining_s(context)), self._rooms.questions.inside():
+        async with _in_time(context), self._rooms.questions.inside():
             return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
 
 
-def _remaining_s(context: Context) -> float | None:
-    """How long the caller will wait, None for ever; TimeoutError once it has given up."""
+def _in_time(context: Context) -> AbstractAsyncContextManager[object]:
+    """For as long as the caller will wait; TimeoutError once it has given up."""
     remaining_s: float | None = context.time_remaining()
-    if remaining_s is not None and remaining_s <= 0:
+    if remaining_s is None:
+        return _FOR_EVER
+    if remaining_s <= 0:
         raise TimeoutError
-    return remaining_s
+    return asyncio.timeout(remaining_s)
+
+
+_FOR_EVER = nullcontext()

@@ -22,6 +22,7 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.columns import decode_column, encode_type
 from serving.plan import ServicePlan
 from serving.reply_columns import ReplyColumns
+from serving.reply_verdicts import ReplyVerdicts
 from serving.response import OnlineResponse
 
 Message = TypeVar("Message", pb.GetOnlineFeaturesRequest, pb.DescribeServiceRequest, pb.PushRequest, pb.PredictRequest)
@@ -41,10 +42,12 @@ class Limits:
     #: Bytes of a request or reply message.
     message_bytes_max: int = 64 << 20
 
-    def check_rows(self, rows: int, what: str) -> None:
-        """InputError when a column has too many rows."""
+    def check_rows(self, rows: int, what: str, name: str) -> None:
+        """InputError when a column of that name, a `what`, has too many rows."""
         if rows > self.rows_max:
-            raise InputError(f"{what} has {rows} rows, at most {self.rows_max} fit one request; split it into several")
+            raise InputError(
+                f"{what} {name!r} has {rows} rows, at most {self.rows_max} fit one request; split it into several"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +129,11 @@ def decode_columns(columns: Iterable[pb.Column], what: str, limits: Limits) -> d
     """Name -> column; InputError naming `what` for one that is malformed, given twice, or past a limit."""
     decoded: dict[str, pa.Array] = {}
     for column in columns:
-        limits.check_rows(column.rows, f"{what} {column.name!r}")
-        if column.name in decoded:
-            raise InputError(f"{what} {column.name!r} is given twice; give each column once")
-        decoded[column.name] = decode_column(column, f"{what} {column.name!r}")
+        name = column.name
+        limits.check_rows(column.rows, what, name)
+        if name in decoded:
+            raise InputError(f"{what} {name!r} is given twice; give each column once")
+        decoded[name] = decode_column(column, what)
     return decoded
 
 
@@ -141,7 +145,7 @@ class ReplyEncoder:
 
     def __init__(self, plan: ServicePlan) -> None:
         self._plan = plan
-        self._columns = ReplyColumns(plan)
+        self._columns, self._verdicts = ReplyColumns(plan), ReplyVerdicts(plan)
         self._formats: dict[int, Callable[[OnlineResponse], list[bytes | memoryview]]] = {
             pb.REPLY_FORMAT_COLUMNS: self._with_columns,
             pb.REPLY_FORMAT_MATRIX: self._with_matrix,
@@ -150,14 +154,7 @@ class ReplyEncoder:
 
     def encode(self, response: OnlineResponse, reply_format: int) -> bytes:
         """A GetOnlineFeaturesResponse; InputError where the format cannot hold the features."""
-        pieces = self._formats[reply_format](response)
-        verdicts = pb.GetOnlineFeaturesResponse(
-            rows=response.rows,
-            served_at_us=response.served_at_us,
-            degraded_rows=response.degraded_rows,
-            views=view_results(response),
-        )
-        return b"".join([*pieces, verdicts.SerializeToString()])
+        return b"".join([*self._formats[reply_format](response), *self._verdicts.pieces(response)])
 
     def _with_columns(self, response: OnlineResponse) -> list[bytes | memoryview]:
         return self._columns.pieces(response)
@@ -170,19 +167,6 @@ class ReplyEncoder:
     def _matrix_names(self) -> bytes:
         """The matrix without its values: pieces of one message are merged by whoever reads them."""
         return pb.GetOnlineFeaturesResponse(matrix=pb.Matrix(names=self._plan.matrix.names)).SerializeToString()
-
-
-def view_results(response: OnlineResponse) -> list[pb.ViewResult]:
-    """The verdicts, a view each."""
-    return [
-        pb.ViewResult(
-            view=view.ref,
-            statuses=view.statuses.tobytes(),
-            stale_reasons=view.reasons.tobytes() if view.reasons.any() else b"",
-            event_timestamps=view.event_us.tobytes(),
-        )
-        for view in response.views
-    ]
 
 
 def _with_arrow_ipc(response: OnlineResponse) -> list[bytes | memoryview]:

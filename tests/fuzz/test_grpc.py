@@ -165,10 +165,10 @@ def test_the_fuzz_finds_a_planted_defect(target: str, monkeypatch: pytest.Monkey
     """A lookup in a table that forgot a type: bytes where text is declared."""
     exact = serving.inputs.exact
 
-    def broken(column: pa.Array, dtype: DType, what: str) -> pa.Array:
+    def broken(column: pa.Array, dtype: DType, kind: str, name: str) -> pa.Array:
         if pa.types.is_binary(column.type):
             raise KeyError(column.type)
-        return exact(column, dtype, what)
+        return exact(column, dtype, kind, name)
 
     monkeypatch.setattr(serving.inputs, "exact", broken)
 

@@ -81,7 +81,7 @@ def answered(rows: int, **statuses: list[tuple[Status, StaleReason]]) -> Call:
             statuses=np.array([status for status, _ in verdicts], np.uint8),
             reasons=np.array([reason for _, reason in verdicts], np.uint8),
             event_us=np.zeros(len(verdicts), np.int64),
-            order=OrderKeys(*[np.zeros(len(verdicts), np.int64)] * 3),
+            stored=OrderKeys(*[np.zeros(len(verdicts), np.int64)] * 3),
         )
         for ref, verdicts in statuses.items()
     ]

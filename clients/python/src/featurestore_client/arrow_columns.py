@@ -30,8 +30,8 @@ _SCALARS: dict[pb.TypeKind, pa.DataType] = {
 }
 _KINDS: dict[pa.DataType, pb.TypeKind] = {kind: number for number, kind in _SCALARS.items()}
 #: Whatever bytes of the right length are values of these.
-_ANY_BYTES = frozenset(_SCALARS) - {pb.TYPE_KIND_STRING, pb.TYPE_KIND_BYTES}
 _TEXT = (pb.TYPE_KIND_STRING, pb.TYPE_KIND_BYTES)
+_PLAIN_BITS = {number: kind.bit_width for number, kind in _SCALARS.items() if number not in _TEXT}
 _WITH_OFFSETS = (pa.StringArray, pa.BinaryArray, pa.ListArray)
 _OFFSET_BYTES = 4
 
@@ -217,25 +217,33 @@ def _cut_bits(buffer: pa.Buffer | None, bits: int) -> bytes:
 
 def read_column(column: pb.Column) -> pa.Array:
     """The column as an array over the message's bytes; MalformedColumn when they do not fit together."""
-    rows, kind = column.rows, arrow_type(column.type)
+    rows, kind, number = column.rows, column.type, column.type.kind
     validity = _sized(column.validity, _bytes_of(1, rows), "validity") if column.validity else None
-    element = column.type.element
-    match column.type.kind:
-        case pb.TYPE_KIND_VECTOR:
-            child = _plain(element, rows * column.type.length, column.values, b"")
-            array = pa.Array.from_buffers(kind, rows, [validity], children=[child])
-        case pb.TYPE_KIND_LIST:
-            offsets = _offsets(column.offsets, rows)
-            child = _plain(element, _last(offsets), column.values, column.element_offsets)
-            array = pa.Array.from_buffers(kind, rows, [validity, pa.py_buffer(offsets)], children=[child])
-        case _:
-            array = _plain(column.type, rows, column.values, column.offsets, validity)
+    bits = _PLAIN_BITS.get(number)
+    if bits is not None:  # most join keys; whatever bytes of the right length are values of these
+        values = _sized(column.values, _bytes_of(bits, rows), "values")
+        return pa.Array.from_buffers(_SCALARS[number], rows, [validity, values])
+    array = _read_other(column, rows, kind, validity)
     try:
-        if column.type.kind not in _ANY_BYTES:
-            array.validate(full=True)
+        array.validate(full=True)
     except pa.ArrowInvalid as error:
         raise MalformedColumn(f"{error}; write it in the Arrow layout") from error
     return array
+
+
+def _read_other(column: pb.Column, rows: int, kind: pb.DataType, validity: pa.Buffer | None) -> pa.Array:
+    """An array whose bytes may be wrong."""
+    element = kind.element
+    match kind.kind:
+        case pb.TYPE_KIND_VECTOR:
+            child = _plain(element, rows * kind.length, column.values, b"")
+            return pa.Array.from_buffers(arrow_type(kind), rows, [validity], children=[child])
+        case pb.TYPE_KIND_LIST:
+            offsets = _offsets(column.offsets, rows)
+            child = _plain(element, _last(offsets), column.values, column.element_offsets)
+            return pa.Array.from_buffers(arrow_type(kind), rows, [validity, pa.py_buffer(offsets)], children=[child])
+        case _:
+            return _plain(kind, rows, column.values, column.offsets, validity)
 
 
 def _plain(kind: pb.DataType, rows: int, values: bytes, offsets: bytes, validity: pa.Buffer | None = None) -> pa.Array:
