@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from featurestore.errors import ServingError
 
 #: Of the event loop, some 3 us each when nothing else is to do. A call that comes to gRPC is heard of some four later.
-ROUNDS = 16
+ROUNDS = 10
 #: Lets other threads run, where the system can: gRPC hears of calls in one of its own.
 _give_way = getattr(os, "sched_yield", lambda: None)
 #: Weight of the newest request in the mean time that one takes.

@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from featurestore.clock import Clock, to_us
@@ -35,6 +35,7 @@ from serving.lookup import OnlineLookup
 from serving.near_cache import NearCache
 from serving.observing import Stage, answered, chose, mark
 from serving.plan import ServicePlan
+from serving.request_shapes import RequestShapes
 from serving.response import OnlineResponse
 from serving.warm_up import NearCacheOptions, PreloadOptions, counting, hot_keys, preload
 from serving.watermarks import PublishedWatermarks, PublishStates, Watermarks
@@ -114,6 +115,7 @@ class Engine:
     ) -> None:
         self._registry, self._store, self._clock, self._limits = registry, store, clock, limits
         self._states = states
+        self._requests = RequestShapes(partial(decode_lookup, limits=limits))
         #: Is given every reply that a client gets; must not wait, nor raise.
         self.record: Record | None = None
         #: Is told by which plan each reply was made; must not wait, nor raise.
@@ -189,7 +191,7 @@ class Engine:
         """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
         mark(Stage.QUEUE)
         run = _in_thread(threads) if threads is not None and len(message) > INLINE_BYTES_MAX else here
-        request = await run(decode_lookup, message, self._limits)
+        request = await run(self._requests.decode, message)
         principal.require_read(request.choice.service, request.choice.features)
         served, response = await self.respond(request, threads)
         run = _chosen(response.rows, response.plan, threads)

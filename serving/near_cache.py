@@ -190,9 +190,9 @@ class NearCache:
         used_at = self._tokens_of(ref).used_at
         return np.flatnonzero(self._ticks() - used_at <= USED_S).astype(np.uint16)
 
-    def use_all(self, ref: str) -> None:
-        """Take every bucket for used: what was preloaded is about to be."""
-        self._tokens_of(ref).used_at[:] = self._ticks()
+    def use(self, ref: str, buckets: NDArray[np.bool_]) -> None:
+        """Take buckets for used, True at theirs: what was preloaded is about to be."""
+        self._tokens_of(ref).used_at[buckets] = self._ticks()
 
     def _tokens_of(self, ref: str) -> _Tokens:
         tokens = self._tokens.get(ref)

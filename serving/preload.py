@@ -62,13 +62,15 @@ class Preload:
         """How many rows were loaded; PreloadLate when there was no time for more, and what the store raises."""
         self._began = self._told = time.monotonic()
         self._rows = 0
+        #: By view: True at the buckets of which something was loaded.
+        self._buckets = {ref: np.zeros(BUCKETS, dtype=np.bool_) for ref in self.views}
         ways = {"hot": self._load_hot, "recent": self._load_recent, "file": self._load_file, "all": self._load_all}
         for policy in self.policies:
             before = self._rows
             ways[policy]()
             self._tell(f"{policy!r} is done with {self._rows - before:,} rows", at_once=True)
-        for ref in self.views:
-            self.cache.use_all(ref)
+        for ref, buckets in self._buckets.items():
+            self.cache.use(ref, buckets)
         return self._rows
 
     def _load_hot(self) -> None:
@@ -115,7 +117,9 @@ class Preload:
             least = self.cache.room - share
             tokens = self.store.tokens(ref, _EVERY)
             for keys, rows in self._scanned(ref):
-                if not self._fill(ref, keys, rows, tokens[bucket_of(keys)], self.cache.room - least):
+                buckets = bucket_of(keys)
+                self._buckets[ref][buckets] = True
+                if not self._fill(ref, keys, rows, tokens[buckets], self.cache.room - least):
                     break
 
     def _scanned(self, ref: str) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
@@ -129,6 +133,7 @@ class Preload:
             some = keys.slice(first, BATCH_ROWS)
             buckets = bucket_of(some)
             distinct = np.unique(buckets)
+            self._buckets[ref][distinct] = True
             tokens = self.store.tokens(ref, distinct)
             rows = self.store.read(ref, some)
             if not self._fill(ref, some, rows, tokens[np.searchsorted(distinct, buckets)], self.cache.room):

@@ -37,7 +37,7 @@ class ReplyVerdicts:
 
     def pieces(self, response: OnlineResponse) -> list[bytes]:
         """The bytes of everything but the features, to be joined."""
-        if any(view.reasons.any() for view in response.views):
+        if response.degraded_rows:  # there are reasons to tell
             return [_whole(response)]
         frame = self._frame(response.rows)
         pieces = [frame.before_all, self._served_at(response.served_at_us)]
