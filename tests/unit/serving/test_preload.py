@@ -114,6 +114,9 @@ def test_hot_loads_the_keys_that_were_asked_for_most(store: OnlineStore) -> None
     assert Preload(cache=cache, store=store, views=VIEWS, policies=["hot"], hot=hot).run() == 3
     assert current(cache, store, WEATHER.ref) == [3, 7]
     assert current(cache, store, DELAYS.ref) == []
+    # Tokens are read for what was loaded, and for nothing else.
+    assert cache.used_buckets(WEATHER.ref).tolist() == np.unique(bucket_of(hot[WEATHER.ref])).tolist()
+    assert len(cache.used_buckets(DELAYS.ref)) == 0
 
 
 def test_a_file_names_keys_by_their_join_keys(store: OnlineStore, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +64,7 @@ def messages(draw: st.DrawFn) -> bytes:
     names = draw(st.lists(st.sampled_from(["a", "b", "flight"]), unique=True, max_size=3))
     keys = {name: draw(columns(rows, nulls)) for name in names}
     fields = {"distance": draw(columns(rows, nulls))} if draw(st.booleans()) else {}
-    more = draw(
+    more: dict[str, object] = draw(
         st.sampled_from([{}, {"max_age_us": 5}, {"full_feature_names": True}, {"reply_format": pb.REPLY_FORMAT_MATRIX}])
     )
     return request(keys, fields, **more)
