@@ -38,7 +38,7 @@ _EXPIRED, _STALE, _NO_REASON = int(Status.EXPIRED), int(Status.STALE), int(Stale
 Standings = Sequence[NDArray[np.uint8]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """A request that can be answered: its columns are canonical, and of `rows` rows."""
 
@@ -229,6 +229,8 @@ class DistinctKeys:
     @classmethod
     def of(cls, keys: Mapping[str, pa.Array], view: ViewPlan) -> DistinctKeys:
         """Encode the key columns of one view."""
+        if len(view.join_keys) == 1 and pa.types.is_primitive(keys[view.join_keys[0]].type):
+            return cls._of_numbers(keys[view.join_keys[0]], view)
         encoded = encode_keys([keys[name] for name in view.join_keys], view.key_types, view.join_keys)
         hashes = key_hash(encoded)
         # Different hashes have different keys; equal ones are looked at in full.
@@ -240,6 +242,16 @@ class DistinctKeys:
         buckets = np.empty(len(dictionary.dictionary), dtype=np.uint16)
         buckets[dictionary.indices.to_numpy()] = bucket_of_hash(hashes)
         return cls(dictionary.dictionary, buckets, dictionary.indices)
+
+    @classmethod
+    def _of_numbers(cls, column: pa.Array, view: ViewPlan) -> DistinctKeys:
+        """The same for one column of numbers: they are told apart before they are encoded."""
+        indices = None
+        if column.null_count or not _distinct(column.to_numpy(zero_copy_only=False)):
+            dictionary = column.dictionary_encode()
+            column, indices = dictionary.dictionary, dictionary.indices
+        encoded = encode_keys([column], view.key_types, view.join_keys)
+        return cls(encoded, bucket_of(encoded), indices)
 
     def in_order(self, rows: pa.BinaryArray) -> pa.BinaryArray:
         """What belongs to each row of the request, given what belongs to each of `keys`; null for a null key."""
@@ -253,9 +265,9 @@ class DistinctKeys:
         return taken
 
 
-def _distinct(hashes: NDArray[np.uint64]) -> bool:
+def _distinct(values: NDArray[np.generic]) -> bool:
     """Whether none of them occurs twice."""
-    ordered = np.sort(hashes)
+    ordered = np.sort(values)
     return not bool((ordered[1:] == ordered[:-1]).any())
 
 

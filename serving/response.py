@@ -21,7 +21,7 @@ from serving.plan import ServicePlan
 _STATUS_NAMES = pa.array([status.name for status in Status])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ViewVerdicts:
     """One status per row for one view; `event_us` is 0 where the row was not found.
 
@@ -61,7 +61,7 @@ class ViewVerdicts:
         return pa.array(self.event_us, mask=absent).cast(TIMESTAMP)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class OnlineResponse:
     """What a service answers for some entities, at `served_at_us`.
 

@@ -59,7 +59,7 @@ class FeatureChoice:
     full_names: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class LookupRequest:
     """A decoded GetOnlineFeaturesRequest."""
 

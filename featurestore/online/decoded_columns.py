@@ -29,7 +29,7 @@ class BlockLayout:
     lines: tuple[BlockLine, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class WordBlock:
     """Values of one width: `rows` rows from `first` on of `words`, which is lines x all rows, C-contiguous.
 
@@ -76,7 +76,7 @@ class WordBlock:
                 yield position, array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class DecodedColumns:
     """The wanted columns, in order: blocks, and arrays by position."""
 
