@@ -30,7 +30,7 @@ class ServingSettings(Section):
     #: Requests that a worker has at work, and that wait there; further ones are turned away (RESOURCE_EXHAUSTED).
     #: More would only wait longer: the worker answers one after the other.
     in_flight_max: Positive = 8
-    queue_max: Annotated[int, Setting(ge=0)] = 4
+    queue_max: Annotated[int, Setting(ge=0)] = 16
     #: Longest wait for the online store; then requests fail with UNAVAILABLE.
     store_timeout_s: float = Setting(default=1.0, gt=0)
     #: Longest time for open requests to finish after SIGTERM.

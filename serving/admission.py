@@ -42,9 +42,10 @@ class Admission:
     `enter` raises Overloaded when the queue is full. Who is cancelled while waiting leaves the queue.
 
     With `rounds`, those who come together go in together: all who wait, once nobody has come, nor anybody of a group
-    gone, for so many rounds of the event loop. gRPC takes one call in some four rounds out of a queue of its own, which
-    nobody can see: work in every round would keep callers waiting there, where they are neither served together, nor
-    turned away. Who comes alone, after one who came alone, does not wait.
+    gone, for so many rounds of the event loop; or, when nobody else could wait, in the next one. gRPC takes one call in
+    some four rounds out of a queue of its own, which nobody can see: work in every round would keep callers waiting
+    there, where they are neither served together, nor turned away. Who comes alone, after one who came alone, does not
+    wait.
     """
 
     def __init__(self, in_flight_max: int, queue_max: int, rounds: int = 0) -> None:
@@ -84,7 +85,10 @@ class Admission:
             raise self.turned_away()
         turn: asyncio.Future[None] = loop.create_future()
         self._queue.append(turn)
-        self._gather(loop)
+        if self.full:
+            self._hurry(loop)
+        else:
+            self._gather(loop)
         try:
             await turn
         except asyncio.CancelledError:
@@ -127,6 +131,13 @@ class Admission:
         if self._rounds and not self._rounds_left:
             loop.call_soon(self._round, loop)
         self._rounds_left = self._rounds
+
+    def _hurry(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the door in the next round: all who may wait are here."""
+        if self._rounds_left:
+            self._rounds_left = 1
+        else:
+            self._open(loop)
 
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         self._rounds_left -= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 #: Threads for large requests; more than a few only compete for the interpreter.
 THREADS_MAX = 4
+#: Calls that gRPC keeps before we take them: from so many on it cancels some, at eight times as many all.
+PENDING_MIN = 8
 #: gRPC itself would hang up on who asks more often than every 5 minutes.
 PING_INTERVAL_MS = 10_000
 
@@ -62,7 +65,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     #: Requests at work at a time, and how many may wait; the next is turned away.
     in_flight_max: int = 8
-    queue_max: int = 4
+    queue_max: int = 16
     #: How long the store may take for one answer.
     store_timeout_s: float = 1.0
     #: None: every row comes from the store.
@@ -118,6 +121,9 @@ async def _serve_until_signal(
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
+        # What is there now stays. Full collections would look at all of it again and again, 60 ms each time.
+        gc.collect()
+        gc.freeze()
         ready(address)
         await stop.wait()
         if options.worker:
@@ -250,12 +256,10 @@ def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
 
 
 def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
-    rooms = options.in_flight_max + options.queue_max
+    pending = max(PENDING_MIN, options.in_flight_max)
     return [
-        # gRPC keeps calls until we take them: here no more than our rooms could hold. It cancels the others, without
-        # any Python.
-        ("grpc.server.max_pending_requests", rooms),
-        ("grpc.server.max_pending_requests_hard_limit", rooms),
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", 8 * pending),
         ("grpc.max_receive_message_length", options.limits.message_bytes_max),
         ("grpc.max_send_message_length", options.limits.message_bytes_max),
         # Clients ask now and then whether a silent server lives (ours each 20 s); more often is a fault of theirs.

@@ -71,6 +71,30 @@ def test_after_company_the_next_waits_for_those_who_left() -> None:
     asyncio.run(come())
 
 
+def test_those_who_fill_the_queue_come_in_without_waiting_for_others() -> None:
+    async def come() -> None:
+        room = Admission(2, 1, 1_000)
+        group = [asyncio.create_task(room.enter()) for _ in range(2)]
+        await pass_rounds(5)
+        assert (room.in_flight, room.waiting) == (1, 1)  # the first came alone
+        group.append(asyncio.create_task(room.enter()))
+        await pass_rounds(3)
+        assert (room.in_flight, room.waiting) == (2, 1)
+        for task in group[:2]:
+            room.leave(await task)
+        group.append(asyncio.create_task(room.enter()))
+        await pass_rounds(5)
+        assert (room.in_flight, room.waiting) == (0, 2)
+        group.append(asyncio.create_task(room.enter()))
+        await pass_rounds(3)
+        assert (room.in_flight, room.waiting) == (2, 1)
+        for task in group[2:4]:
+            room.leave(await task)
+        group[4].cancel()
+
+    asyncio.run(come())
+
+
 def test_the_one_too_many_is_turned_away_and_the_queue_goes_on_without_the_cancelled() -> None:
     async def crowd() -> None:
         room = Admission(1, 2, 3)

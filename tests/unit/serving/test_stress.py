@@ -241,16 +241,16 @@ def test_a_call_whose_deadline_passes_in_the_queue_leaves_its_place(
 def test_calls_beyond_what_grpc_may_keep_end_before_the_worker_sees_them_and_our_client_asks_again(
     backend: Backend,
 ) -> None:
-    """The rooms hold 4, so gRPC keeps 4 while the event loop is occupied, and one more has been asked for."""
+    """gRPC keeps 64 at most while the event loop is occupied, and one more has been asked for."""
     options = ServeOptions(port=0, drain_s=2.0, in_flight_max=2, queue_max=2)
     with server(backend.engine(), options) as running, Caller(running.target) as caller:
         assert caller.status() == Status.PRESENT
         running.occupy(0.5)
-        calls = [caller.begin(30.0) for _ in range(40)]
+        calls = [caller.begin(30.0) for _ in range(100)]
         with FeatureClient(running.target, timeout_s=30.0) as client:
             reply = client.get_online_features("airport_now", {"origin": ["JFK"]})
             assert reply.statuses["weather@1"].tolist() == [Status.PRESENT]
         codes = Counter(call.code() for call in calls)
         assert set(codes) <= {grpc.StatusCode.OK, EXHAUSTED, grpc.StatusCode.CANCELLED}
-        assert codes[grpc.StatusCode.CANCELLED] >= 40 - 6  # one may be taken before the loop is occupied
+        assert codes[grpc.StatusCode.CANCELLED] >= 100 - 66  # one may be taken before the loop is occupied
         assert codes[grpc.StatusCode.OK] >= 1
