@@ -11,7 +11,7 @@ import contextlib
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -121,14 +121,23 @@ async def _serve_until_signal(
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
-        # What is there now stays. Full collections would look at all of it again and again, 60 ms each time.
-        gc.collect()
-        gc.freeze()
-        ready(address)
-        await stop.wait()
+        with _kept_from_collection():
+            ready(address)
+            await stop.wait()
         if options.worker:
             loop.remove_reader(sys.stdin.fileno())
         log.info("stopping: no new requests, running ones have %g s", options.drain_s)
+
+
+@contextlib.contextmanager
+def _kept_from_collection() -> Iterator[None]:
+    """What is there now stays meanwhile: full collections would look at all of it again and again, 60 ms each time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextlib.asynccontextmanager
