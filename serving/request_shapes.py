@@ -19,6 +19,8 @@ from serving.wire import LookupRequest
 
 #: Shapes that are remembered: the first ones that come.
 SHAPES_MAX = 256
+#: Of one size, since each is looked at.
+SAME_SIZE_MAX = 8
 #: Longer messages cost more to look at than to parse.
 BYTES_MAX = 16 << 10
 
@@ -33,15 +35,19 @@ class RequestShapes:
 
     def decode(self, message: bytes) -> LookupRequest:
         """The request that the bytes are."""
-        size = len(message)
-        for shape in self._by_size.get(size, ()):
+        known = self._by_size.get(len(message), ())
+        for shape in known:
             if shape.fits(message):
                 return shape.read(message)
         request = self._decode(message)
-        if size <= BYTES_MAX and self._count < SHAPES_MAX and (found := _shape(message, request, self._decode)):
-            self._by_size[size].append(found)
-            self._count += 1
+        if len(message) <= BYTES_MAX and self._count < SHAPES_MAX and len(known) < SAME_SIZE_MAX:
+            self._learn(message, request)
         return request
+
+    def _learn(self, message: bytes, request: LookupRequest) -> None:
+        if found := _shape(message, request, self._decode):
+            self._by_size[len(message)].append(found)
+            self._count += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -30,7 +29,7 @@ from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.doorstep import Doorstep
 from serving.engine import Engine
-from serving.event_loop import loop_factory, stop_on_signals
+from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
@@ -121,23 +120,12 @@ async def _serve_until_signal(
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
     async with serving(engine, options, telemetry, push) as address:
-        with _kept_from_collection():
+        with kept_from_collection():
             ready(address)
             await stop.wait()
         if options.worker:
             loop.remove_reader(sys.stdin.fileno())
         log.info("stopping: no new requests, running ones have %g s", options.drain_s)
-
-
-@contextlib.contextmanager
-def _kept_from_collection() -> Iterator[None]:
-    """What is there now stays meanwhile: full collections would look at all of it again and again, 60 ms each time."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from featurestore.errors import InputError
 from featurestore_client import arrow_columns
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.request_shapes import SHAPES_MAX, RequestShapes
+from serving.request_shapes import SAME_SIZE_MAX, SHAPES_MAX, RequestShapes
 from serving.wire import Limits, LookupRequest, decode_lookup
 
 parse = partial(decode_lookup, limits=Limits(rows_max=50))
@@ -134,12 +134,32 @@ def test_values_that_stand_elsewhere_in_the_message_too_are_not_taken_for_it() -
         assert asked.keys["flightno"].to_pylist() == [number]
 
 
-def test_the_number_of_shapes_is_bounded() -> None:
+def unknown_again(messages: list[bytes], others: list[bytes]) -> int:
+    """How many of `others` are parsed after `messages`."""
     parsed = Counted()
     shapes = RequestShapes(parsed)
-    for number in range(SHAPES_MAX + 50):
-        shapes.decode(request({f"k{number}": pa.array([12_345], pa.int64())}))
+    for message in messages:
+        shapes.decode(message)
     parsed.count = 0
-    for number in range(SHAPES_MAX + 50):
-        shapes.decode(request({f"k{number}": pa.array([54_321], pa.int64())}))
-    assert parsed.count == 50
+    for message in others:
+        shapes.decode(message)
+    return parsed.count
+
+
+def test_the_number_of_shapes_is_bounded() -> None:
+    def asked(number: int) -> list[bytes]:
+        return [
+            request({"k" * size: pa.array([number] * rows, pa.int64())})
+            for size in range(1, 40)
+            for rows in range(1, 9)
+        ]
+
+    first, again = asked(12_345), asked(54_321)
+    assert unknown_again(first, again) == len(first) - SHAPES_MAX
+
+
+def test_the_number_of_shapes_of_one_size_is_bounded() -> None:
+    def asked(number: int) -> list[bytes]:
+        return [request({f"k{key:02}": pa.array([number], pa.int64())}) for key in range(3 * SAME_SIZE_MAX)]
+
+    assert unknown_again(asked(12_345), asked(54_321)) == 2 * SAME_SIZE_MAX
