@@ -27,6 +27,8 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
+from tests.ports import free_port
+
 VARIABLE = "FEATURESTORE_TEST_POSTGRES_URL"
 IMAGE = "postgres:17-alpine"
 START_S_MAX = 60
@@ -138,7 +140,7 @@ def local_server(*settings: str, files: Mapping[str, bytes] | None = None) -> It
             path.chmod(0o600)
             if os.geteuid() == 0:
                 os.chown(path, _user().pw_uid, _user().pw_gid)
-        server = LocalServer(binaries=found, folder=folder, port=_free_port(), settings=settings)
+        server = LocalServer(binaries=found, folder=folder, port=free_port(), settings=settings)
         server.start()
         try:
             yield server
@@ -221,9 +223,3 @@ def postgres(postgres_server: str) -> Iterator[str]:
     """The address of a database of this test's own."""
     with new_database(postgres_server) as url:
         yield url
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])

@@ -17,8 +17,9 @@ import pytest
 
 from featurestore.clock import SystemClock, to_us
 from featurestore.errors import StoreBusy
-from tests.fix_redis import RedisFarm, wait_until
+from tests.fix_redis import RedisFarm
 from tests.fix_repository import NOON, Row, SmallRepository, hours, weather
+from tests.waiting import until
 
 COMMAND = "materialize-incremental"
 ROWS = 35
@@ -71,7 +72,7 @@ def stopped(repository: SmallRepository, failpoint: str) -> Iterator[subprocess.
             status = os.waitid(os.P_PID, job.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             assert status is not None
             assert status.si_code == os.CLD_STOPPED
-            wait_until(lambda: expired(repository))
+            until(lambda: expired(repository))
             yield job
         finally:
             job.kill()

@@ -20,7 +20,6 @@ from featurestore.offline.postgres import PostgresOfflineStore
 from featurestore.registry.registry import open_state
 from materialization.lease import held_lease
 from tests.fix_postgres import LocalServer, drop_schema, local_server
-from tests.fix_redis import wait_until
 from tests.fix_repository import NOON, PROJECT, Row, SmallRepository, hours, weather
 
 ROWS = 400
@@ -119,7 +118,7 @@ def test_a_lease_is_renewed_again_once_the_server_is_back(shared: SmallRepositor
         threading.Event().wait(0.3)  # renewals that find nobody
         server.start()
         until_us = held.lease.expires_at_us
-        wait_until(lambda: held.lease.expires_at_us > until_us)
+        until(lambda: held.lease.expires_at_us > until_us)
         held.check()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from grpc import StatusCode
 import featurestore_client as fc
 from featurestore_client.errors import RETRY_AFTER_MS
 from featurestore_client.retries import Attempts
+from tests.ports import free_port
 from tests.unit.client.scripted import Failure, scripted
 from tests.unit.serving.running import Awaited
 
@@ -143,12 +143,6 @@ def test_pauses_grow_to_their_bound_and_differ() -> None:
 
 
 # ---------------------------------------------------------------- the channel
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_nobody_there_is_unavailable_and_says_where(open_client: Open) -> None:

@@ -16,7 +16,8 @@ from featurestore.online.keys import bucket_of
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from tests.fix_online_store import ALL_BUCKETS, VIEW, buckets, keys_of, raised, rows_at, values_of
 from tests.fix_proxy import Proxy
-from tests.fix_redis import RedisProcess, started_cluster, wait_until
+from tests.fix_redis import RedisProcess, started_cluster
+from tests.waiting import until
 
 MANY = list(range(20_000))
 
@@ -226,7 +227,7 @@ def test_a_lost_node_of_a_cluster_is_told_and_found_again(tmp_path: Path) -> Non
         with pytest.raises(StoreUnreachable):
             hasty.write(VIEW, keys_of(*MANY), rows_at(2, *MANY))
         nodes[1].start()
-        wait_until(lambda: all(node.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for node in nodes))
+        until(lambda: all(node.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for node in nodes))
 
         store.write(VIEW, keys_of(*MANY), rows_at(2, *MANY))
         assert values_of(hasty.read(VIEW, keys_of(*MANY))) == MANY

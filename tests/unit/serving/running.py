@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -74,14 +74,6 @@ def server(
     finally:
         running.stop()
         running.join()
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for it to hold."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
 
 
 def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] = (), timeout_s: float = 5) -> bytes:

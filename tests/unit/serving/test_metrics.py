@@ -48,8 +48,9 @@ from serving.telemetry import Telemetry, TelemetryOptions
 from serving.view_gauges import watch_views
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.metrics_worker import publish_until_told
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import HOUR_US, NOW, NOW_US
+from tests.waiting import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

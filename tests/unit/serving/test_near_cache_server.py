@@ -18,8 +18,9 @@ from serving.server import ServeOptions
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from tests.fix_redis import RedisProcess
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import CLOCK, HOUR_US, NOW_US, World, weather
+from tests.waiting import until
 
 #: Long enough for a busy machine to read tokens in, and short enough to wait for.
 LONG_S, SHORT_S = 10.0, 0.2

@@ -29,12 +29,13 @@ from featurestore_client import (
 from serving.server import ServeOptions
 from serving.sidecar import SidecarAccess
 from tests.fix_proxy import Proxy
-from tests.fix_redis import free_port
+from tests.ports import free_port
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import running
-from tests.unit.serving.running import Awaited, server, until
+from tests.unit.serving.running import Awaited, server
 from tests.unit.serving.world import DEFINITIONS, NOW_US, delays, departures, weather
+from tests.waiting import until
 
 WEIGHTS = np.array([1, 10, 100, 1000, 10000], np.float32)
 KEYS: dict[str, Any] = {"origin": ["JFK", "JFK"], "number": [1, 2]}

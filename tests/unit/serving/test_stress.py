@@ -23,8 +23,9 @@ from serving.server import THREADS_MAX, ServeOptions
 from serving.servicer import SERVICE
 from tests.fix_redis import RedisProcess
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import World, weather
+from tests.waiting import until
 
 UNAVAILABLE, EXHAUSTED, LATE = (
     grpc.StatusCode.UNAVAILABLE,

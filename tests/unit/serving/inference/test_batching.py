@@ -22,7 +22,7 @@ from serving.inference.tally import Tally
 from serving.inference.tensors import Tensor
 from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import RunningSidecar, infer_request, rows, running
-from tests.unit.serving.running import until
+from tests.waiting import until
 
 WEIGHTS = np.array([1.0, 10.0, 100.0], np.float32)
 #: Turns of the spinner that take some 2 s here, and surely more than its limit.
