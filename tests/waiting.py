@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 WAIT_S = 150.0
-_PAUSE_S = 0.02
+_PAUSE_S = 0.01
 
 
 def until(holds: Callable[[], object], timeout_s: float = WAIT_S) -> None:

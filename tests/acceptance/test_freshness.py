@@ -139,9 +139,9 @@ def test_serving_processes_tell_the_webhook_once_between_them(fresh: SmallReposi
 
 def test_a_dead_receiver_keeps_no_request_and_no_stop_waiting(fresh: SmallRepository, dead_address: str) -> None:
     fresh.at(LATE)
-    settings = {"FEATURESTORE_FRESHNESS_WEBHOOK": dead_address, "FEATURESTORE_FRESHNESS_TIMEOUT_S": "3"}
+    settings = {"FEATURESTORE_FRESHNESS_WEBHOOK": dead_address, "FEATURESTORE_FRESHNESS_TIMEOUT_S": "6"}
     with served(fresh, **settings) as (process, address):
-        with FeatureClient(address, timeout_s=2) as client:
+        with FeatureClient(address, timeout_s=5) as client:
             reply = client.get_online_features(["weather:temp"], {"origin": ["JFK"]})
         assert reply.statuses["weather@1"].tolist() == [Status.STALE]
         process.send_signal(signal.SIGTERM)

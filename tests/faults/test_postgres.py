@@ -21,6 +21,7 @@ from featurestore.registry.registry import open_state
 from materialization.lease import held_lease
 from tests.fix_postgres import LocalServer, drop_schema, local_server
 from tests.fix_repository import NOON, PROJECT, Row, SmallRepository, hours, weather
+from tests.waiting import until
 
 ROWS = 400
 COMMAND = "materialize-incremental"
@@ -66,12 +67,6 @@ def assert_whole(repository: SmallRepository, server: LocalServer) -> None:
     assert repository.state.publish_state("weather@1") is not None
 
 
-def until(repository: SmallRepository, rows: int) -> None:
-    """Wait until that many rows are history."""
-    while repository.offline.history_rows("weather@1") < rows:
-        threading.Event().wait(0.01)
-
-
 #: Writers at a table: the registry waits for turns of its own, and autovacuum for tables.
 WRITERS_WAITING = (
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation' AND mode = 'RowExclusiveLock'"
@@ -85,8 +80,7 @@ def writers_waiting(server: LocalServer) -> Iterator[None]:
     connection = psycopg.connect(server.url)
     try:
         connection.execute(f"LOCK TABLE {PROJECT}.weather__v1 IN EXCLUSIVE MODE")
-        while connection.execute(WRITERS_WAITING).fetchone() == (0,):
-            threading.Event().wait(0.01)
+        until(lambda: connection.execute(WRITERS_WAITING).fetchone() != (0,))
         yield
     finally:
         connection.close()
@@ -97,7 +91,7 @@ def test_a_server_restarted_in_a_load_ends_it_clearly_and_the_next_run_finishes(
     shared: SmallRepository, server: LocalServer, how: signal.Signals
 ) -> None:
     with shared.start_command(COMMAND) as job:
-        until(shared, 50)
+        until(lambda: shared.offline.history_rows("weather@1") >= 50)
         with writers_waiting(server):
             server.stop(how)
         server.start()

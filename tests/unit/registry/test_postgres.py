@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +19,7 @@ from featurestore.registry.registry import open_state
 from featurestore.registry.schema import metadata
 from featurestore.registry.state import StateStore
 from tests.fix_postgres import drop_schema, local_server
+from tests.waiting import until
 
 REF = "weather@1"
 
@@ -218,9 +218,9 @@ def test_a_read_sees_one_state(url: str) -> None:
 
 def test_a_writer_that_stands_still_gives_its_turn_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is paused in the midst of a transaction, or whose host is cut off."""
-    monkeypatch.setattr(in_postgres, "IDLE_IN_TRANSACTION_S_MAX", 1)
-    with opened(url) as (paused, _), opened(url) as (_, state):
-        with pytest.raises(StoreError, match="ended the work"):
+    with opened(url, wait_s=60) as (_, state):
+        monkeypatch.setattr(in_postgres, "IDLE_IN_TRANSACTION_S_MAX", 1)
+        with opened(url) as (paused, _), pytest.raises(StoreError, match="ended the work"):
             note_revision(paused, meanwhile=lambda: state.take_sequences(REF, 1))  # waits for its turn
         assert state.take_sequences(REF, 1) == 2
 
@@ -239,8 +239,5 @@ def test_leases_run_by_the_clock_of_the_server(url: str, monkeypatch: pytest.Mon
 def test_processes_that_end_leave_no_session(url: str) -> None:
     with opened(url):
         pass
-    deadline = time.monotonic() + 5
     with by_hand(url) as connection:
-        while connection.execute(f"SELECT count(*) {SESSIONS}").fetchone() != (0,):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: connection.execute(f"SELECT count(*) {SESSIONS}").fetchone() == (0,))
