@@ -212,6 +212,20 @@ def postgres_shared(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def new_role(url: str) -> Iterator[str]:
+    """The same database for a role that may do nothing but connect."""
+    name = f"role_{conninfo.conninfo_to_dict(url)['dbname']}"
+    role = sql.Identifier(name)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(role))
+        try:
+            yield conninfo.make_conninfo(url, user=name, password="secret")
+        finally:
+            connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
 def drop_schema(url: str, project: str) -> None:
     """Remove a project with all it holds."""
     with psycopg.connect(url, autocommit=True) as connection:
