@@ -8,6 +8,7 @@ becomes that of the last judgement.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -40,6 +41,7 @@ QUARANTINE_SCHEMA = pa.schema(
         ("quarantined_at", TIMESTAMP),
     ]
 )
+FORMS_SCHEMA = pa.schema([("raw_form", pa.string())])
 COUNTS_SCHEMA = pa.schema(
     [
         ("view", pa.string()),
@@ -74,6 +76,10 @@ class Quarantine(Protocol):
         """Rows in the order of their arrival, view by view; `after` is the (sequence, id) of one already seen."""
         ...
 
+    def forms(self, chosen: Chosen) -> list[str]:
+        """Each form that rows have, once, in the order of arrival."""
+        ...
+
     def counts(self, chosen: Chosen) -> pa.Table:
         """How many there are by view, rule, field and run."""
         ...
@@ -85,6 +91,14 @@ class Quarantine(Protocol):
     def require_room(self, ref: str) -> None:
         """TooManyBreaches when the view has as many quarantined rows as may be kept."""
         ...
+
+
+def pages(quarantine: Quarantine, chosen: Chosen, rows_max: int) -> Iterator[pa.Table]:
+    """Rows of one view in the order of their arrival, so many at a time; those read may be removed meanwhile."""
+    after = (-1, "")
+    while (page := quarantine.rows(chosen, limit=rows_max, after=after)).num_rows:
+        yield page
+        after = (page.column("sequence")[-1].as_py(), page.column("id")[-1].as_py())
 
 
 def grown(rows: pa.Table) -> pa.Table:
@@ -160,6 +174,9 @@ ROWS = (
     "SELECT {columns} FROM {table}{chosen} AND (sequence, id) > ({after_sequence}, {after_id})"
     " ORDER BY view, sequence, id LIMIT {limit}"
 ).replace("{chosen}", _CHOSEN)
+FORMS = "SELECT raw_form FROM {table}{chosen} GROUP BY raw_form ORDER BY min(sequence), raw_form".replace(
+    "{chosen}", _CHOSEN
+)
 COUNTS = (
     "SELECT view, rule, field, run, count(*), min(quarantined_at), max(quarantined_at) FROM {table}{chosen}"
     " GROUP BY view, rule, field, run ORDER BY view, rule, field, run"

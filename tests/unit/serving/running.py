@@ -98,7 +98,8 @@ def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] 
 def gauge(telemetry: Telemetry, family: Family) -> float:
     """A gauge without labels, as a scrape would find it."""
     (value,) = telemetry.metrics.snapshot().values[family.name].values()
-    return float(value)
+    assert isinstance(value, int | float)
+    return value
 
 
 class Awaited:
