@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from featurestore.clock import Clock, timedelta_us, to_us
 from featurestore.errors import FeatureStoreError
@@ -18,24 +19,50 @@ log = logging.getLogger(__name__)
 #: Watermarks are read again after this time; more often than scrapes come would be for nobody.
 REFRESH_S = 10.0
 
+Known = TypeVar("Known")
+
 
 class JobStates(PublishStates, Runs, Protocol):
     """The part of the state store that is read here."""
 
 
+class _Reading:
+    """Reads job state, or nothing while it is away: a scrape does not wait for it at every gauge, and one tells."""
+
+    def __init__(self, ticks: Callable[[], float]) -> None:
+        self._ticks = ticks
+        self._failed_at: float | None = None
+
+    def of(self, read: Callable[[], Mapping[str, Known]]) -> Mapping[str, Known]:
+        """What is read; nothing for `REFRESH_S` after a failure, and where it fails again."""
+        if self._failed_at is not None and self._ticks() - self._failed_at < REFRESH_S:
+            return {}
+        try:
+            found = read()
+        except FeatureStoreError as error:
+            if self._failed_at is None:
+                log.warning("job state cannot be read, the metrics of views are missing until it can: %s", error)
+            self._failed_at = self._ticks()
+            return {}
+        if self._failed_at is not None:
+            log.warning("job state can be read again, and so can the metrics of views")
+            self._failed_at = None
+        return found
+
+
 def watch_views(
-    metrics: Metrics, views: Callable[[], Mapping[str, FeatureView]], states: JobStates, clock: Clock
+    metrics: Metrics,
+    views: Callable[[], Mapping[str, FeatureView]],
+    states: JobStates,
+    clock: Clock,
+    ticks: Callable[[], float] = time.monotonic,
 ) -> None:
     """Add the gauges of all views that are served when they are read; `views` are keyed by name@version."""
-    watermarks = PublishedWatermarks(states, REFRESH_S)
+    watermarks, reading = PublishedWatermarks(states, REFRESH_S, ticks), _Reading(ticks)
 
     def ages() -> dict[Labels, float]:
         now_us = to_us(clock.now())
-        try:
-            known = {ref: watermarks.watermark_us(ref) for ref in views()}
-        except FeatureStoreError as error:
-            log.warning("watermarks cannot be read, their metric is missing: %s", error)
-            return {}
+        known = reading.of(lambda: {ref: watermarks.watermark_us(ref) for ref in views()})
         return {(ref,): max(now_us - at_us, 0) / 1e6 for ref, at_us in known.items() if at_us is not None}
 
     def promises() -> dict[Labels, float]:
@@ -45,16 +72,14 @@ def watch_views(
 
     metrics.watch(WATERMARK_AGE, ages)
     metrics.watch(PROMISE, promises)
-    _watch_loads(metrics, views, LastLoads(states))
+    _watch_loads(metrics, views, LastLoads(states, ticks), reading)
 
 
-def _watch_loads(metrics: Metrics, views: Callable[[], Mapping[str, FeatureView]], loads: LastLoads) -> None:
-    def served() -> dict[str, LastLoad]:
-        try:
-            return {ref: load for ref, load in loads.now().items() if ref in views()}
-        except FeatureStoreError as error:
-            log.warning("runs cannot be read, the metrics of loads are missing: %s", error)
-            return {}
+def _watch_loads(
+    metrics: Metrics, views: Callable[[], Mapping[str, FeatureView]], loads: LastLoads, reading: _Reading
+) -> None:
+    def served() -> Mapping[str, LastLoad]:
+        return {ref: load for ref, load in reading.of(loads.now).items() if ref in views()}
 
     def rows() -> dict[Labels, float]:
         return {(ref, outcome): count for ref, load in served().items() for outcome, count in load.rows.items()}
