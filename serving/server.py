@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -39,7 +39,7 @@ from serving.servicer import SERVICE, FeatureServing
 from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
-from serving.view_gauges import JobStates, watch_views
+from serving.view_gauges import JobStates, watch_quarantine, watch_views
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
 
@@ -77,6 +77,8 @@ class ServeOptions:
     #: Takes who was answered, every so often; None: nobody is noted.
     note_readers: NoteReaders | None = None
     note_readers_s: float = 60.0
+    #: Counts the rows in quarantine by view; None: there is no metric of them.
+    quarantined: Callable[[], Mapping[str, int]] | None = None
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
@@ -106,6 +108,8 @@ def run(
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
+        if options.quarantined is not None:
+            watch_quarantine(telemetry.metrics, lambda: engine.catalog.views, options.quarantined)
         with telemetry.telling():
             runner.run(_serve_until_signal(engine, options, telemetry, push, ready))
 

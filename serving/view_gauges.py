@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
@@ -11,13 +12,25 @@ from featurestore.clock import Clock, timedelta_us, to_us
 from featurestore.errors import FeatureStoreError
 from featurestore.feature_view import FeatureView
 from serving.last_loads import LastLoad, LastLoads, Runs
-from serving.metrics import LOAD_BREACHES, LOAD_ROWS, PROMISE, RUN_FAILED, WATERMARK_AGE, Labels, Metrics
+from serving.metrics import (
+    LOAD_BREACHES,
+    LOAD_ROWS,
+    PROMISE,
+    QUARANTINED,
+    RUN_FAILED,
+    WATERMARK_AGE,
+    Labels,
+    Metrics,
+)
 from serving.watermarks import PublishedWatermarks, PublishStates
 
 log = logging.getLogger(__name__)
 
 #: Watermarks are read again after this time; more often than scrapes come would be for nobody.
 REFRESH_S = 10.0
+
+#: Quarantined rows are counted again after this time: a million take a tenth of a second.
+COUNT_S = 60.0
 
 Known = TypeVar("Known")
 
@@ -27,10 +40,10 @@ class JobStates(PublishStates, Runs, Protocol):
 
 
 class _Reading:
-    """Reads job state, or nothing while it is away: a scrape does not wait for it at every gauge, and one tells."""
+    """Reads a store, or nothing while it is away: a scrape does not wait for it at every gauge, and one tells."""
 
-    def __init__(self, ticks: Callable[[], float]) -> None:
-        self._ticks = ticks
+    def __init__(self, what: str, ticks: Callable[[], float]) -> None:
+        self._what, self._ticks = what, ticks
         self._failed_at: float | None = None
 
     def of(self, read: Callable[[], Mapping[str, Known]]) -> Mapping[str, Known]:
@@ -41,11 +54,11 @@ class _Reading:
             found = read()
         except FeatureStoreError as error:
             if self._failed_at is None:
-                log.warning("job state cannot be read, the metrics of views are missing until it can: %s", error)
+                log.warning("%s cannot be read, its metrics are missing until it can: %s", self._what, error)
             self._failed_at = self._ticks()
             return {}
         if self._failed_at is not None:
-            log.warning("job state can be read again, and so can the metrics of views")
+            log.warning("%s can be read again, and its metrics are back", self._what)
             self._failed_at = None
         return found
 
@@ -58,7 +71,7 @@ def watch_views(
     ticks: Callable[[], float] = time.monotonic,
 ) -> None:
     """Add the gauges of all views that are served when they are read; `views` are keyed by name@version."""
-    watermarks, reading = PublishedWatermarks(states, REFRESH_S, ticks), _Reading(ticks)
+    watermarks, reading = PublishedWatermarks(states, REFRESH_S, ticks), _Reading("the job state of views", ticks)
 
     def ages() -> dict[Labels, float]:
         now_us = to_us(clock.now())
@@ -90,3 +103,22 @@ def _watch_loads(
     metrics.watch(LOAD_ROWS, rows)
     metrics.watch(LOAD_BREACHES, breaches)
     metrics.watch(RUN_FAILED, lambda: {(ref,): float(load.failed) for ref, load in served().items()})
+
+
+def watch_quarantine(
+    metrics: Metrics,
+    views: Callable[[], Mapping[str, FeatureView]],
+    totals: Callable[[], Mapping[str, int]],
+    ticks: Callable[[], float] = time.monotonic,
+) -> None:
+    """Add the gauge of quarantined rows; `totals` counts them by name@version."""
+    reading = _Reading("quarantine", ticks)
+    counted_at, counts = -math.inf, dict[str, int]()
+
+    def counted() -> Mapping[str, int]:
+        nonlocal counted_at, counts
+        if ticks() - counted_at >= COUNT_S:
+            counts, counted_at = dict(totals()), ticks()
+        return {ref: counts.get(ref, 0) for ref in views()}
+
+    metrics.watch(QUARANTINED, lambda: {(ref,): rows for ref, rows in reading.of(counted).items()})

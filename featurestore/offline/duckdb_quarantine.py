@@ -57,6 +57,11 @@ class DuckDBQuarantine:
         """How many there are by view, rule, field and run."""
         return self._table(shared.COUNTS, chosen.document(), COUNTS_SCHEMA)
 
+    def totals(self) -> dict[str, int]:
+        """How many there are of each view that has any."""
+        found = self._table(shared.TOTALS, {}, shared.TOTALS_SCHEMA)
+        return dict(zip(*(column.to_pylist() for column in found.columns), strict=True))
+
     def drop(self, chosen: Chosen) -> int:
         """Remove rows for good; returns how many."""
         with self._ready() as there:

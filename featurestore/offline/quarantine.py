@@ -41,6 +41,7 @@ QUARANTINE_SCHEMA = pa.schema(
         ("quarantined_at", TIMESTAMP),
     ]
 )
+TOTALS_SCHEMA = pa.schema([("view", pa.string()), ("rows", pa.int64())])
 FORMS_SCHEMA = pa.schema([("raw_form", pa.string())])
 COUNTS_SCHEMA = pa.schema(
     [
@@ -82,6 +83,10 @@ class Quarantine(Protocol):
 
     def counts(self, chosen: Chosen) -> pa.Table:
         """How many there are by view, rule, field and run."""
+        ...
+
+    def totals(self) -> dict[str, int]:
+        """How many there are of each view that has any."""
         ...
 
     def drop(self, chosen: Chosen) -> int:
@@ -181,5 +186,6 @@ COUNTS = (
     "SELECT view, rule, field, run, count(*), min(quarantined_at), max(quarantined_at) FROM {table}{chosen}"
     " GROUP BY view, rule, field, run ORDER BY view, rule, field, run"
 ).replace("{chosen}", _CHOSEN)
+TOTALS = "SELECT view, count(*) FROM {table} GROUP BY view"
 DROP = "DELETE FROM {table}{chosen}".replace("{chosen}", _CHOSEN)
 COUNT = "SELECT count(*) FROM {table} WHERE view = {view}"

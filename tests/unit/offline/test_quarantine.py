@@ -78,6 +78,7 @@ def test_rows_come_in_the_order_of_their_arrival_page_by_page(store: OfflineStor
     assert pa.concat_tables(pages(store.quarantine, Chosen(view=VIEW.ref), 2)).combine_chunks().equals(kept)
     page = store.quarantine.rows(Chosen(view=VIEW.ref), limit=1, after=(1, "id1"))
     assert page.column("id").to_pylist() == ["id2"]
+    assert store.quarantine.totals() == {VIEW.ref: 3}
     assert ids(store, rule="le") == ids(store, run="other") == ids(store, id="id2") == ["id2"]
     assert ids(store, view="other@1") == []
 
