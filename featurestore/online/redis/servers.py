@@ -73,7 +73,7 @@ class RedisServers:
             ExponentialWithJitterBackoff(base=BACKOFF_S, cap=BACKOFF_S_MAX), address.retries, faults.REDIS_ERRORS
         )
         self._pools: dict[int, redis.ConnectionPool] = {}
-        self._warned: set[str] = set()
+        self._warned = False
         self._client: redis.Redis | RedisCluster = redis.Redis.from_url(address.url, **self._options())
         try:
             self.bounded(self._open)
@@ -88,11 +88,16 @@ class RedisServers:
         except faults.REDIS_ERRORS as error:
             raise faults.in_our_words(self.where, error) from error
 
-    def warn_once(self, text: str) -> None:
-        """Tell what is slow or odd here and no error; again when the store is opened again."""
-        if text not in self._warned:
-            self._warned.add(text)
-            log.warning("%s: %s", self.where, text)
+    def warn_of_scripts(self, refusal: Exception) -> None:
+        """Tell, once, that large writes are slow for want of a right."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: large writes take three times as long, by script (%s); grant the user %s (docs/online-format.md)",
+                self.where,
+                refusal,
+                faults.TRANSACTION_PRIVILEGES,
+            )
 
     def pool(self, bucket: int) -> redis.ConnectionPool:
         """Connections to the server that holds the bucket."""

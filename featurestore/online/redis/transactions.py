@@ -21,7 +21,6 @@ from redis import exceptions as redis_errors
 from featurestore.online import packing
 from featurestore.online.redis import protocol
 from featurestore.online.redis.exchange import WINDOW_BYTES
-from featurestore.online.redis.faults import TRANSACTION_PRIVILEGES
 from featurestore.online.redis.scripts import TOKEN
 from featurestore.online.redis.servers import RedisServers
 from featurestore.online.row_layout import ORDER_KEY_BYTES
@@ -139,10 +138,7 @@ def _written(servers: RedisServers, rows: Rows, windows: Sequence[range]) -> Ite
             waiting.answer()
             yield from lane.written()
     except (redis_errors.NoPermissionError, redis_errors.ExecAbortError) as error:
-        servers.warn_once(
-            f"large writes take three times as long, by script ({error}); grant the user {TRANSACTION_PRIVILEGES} "
-            "(docs/online-format.md)"
-        )
+        servers.warn_of_scripts(error)
     except redis_errors.ResponseError:
         return
     finally:
