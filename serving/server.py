@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -39,7 +39,7 @@ from serving.servicer import SERVICE, FeatureServing
 from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
-from serving.view_gauges import JobStates, watch_quarantine, watch_views
+from serving.view_gauges import JobStates, Totals, watch_quarantine, watch_views
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
 
@@ -78,7 +78,7 @@ class ServeOptions:
     note_readers: NoteReaders | None = None
     note_readers_s: float = 60.0
     #: Counts the rows in quarantine by view; None: there is no metric of them.
-    quarantined: Callable[[], Mapping[str, int]] | None = None
+    quarantined: Totals | None = None
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)

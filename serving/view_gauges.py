@@ -33,6 +33,8 @@ REFRESH_S = 10.0
 COUNT_S = 60.0
 
 Known = TypeVar("Known")
+#: Rows by view, name@version.
+Totals = Callable[[], Mapping[str, int]]
 
 
 class JobStates(PublishStates, Runs, Protocol):
@@ -108,7 +110,7 @@ def _watch_loads(
 def watch_quarantine(
     metrics: Metrics,
     views: Callable[[], Mapping[str, FeatureView]],
-    totals: Callable[[], Mapping[str, int]],
+    totals: Totals,
     ticks: Callable[[], float] = time.monotonic,
 ) -> None:
     """Add the gauge of quarantined rows; `totals` counts them by name@version."""

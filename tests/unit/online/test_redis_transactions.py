@@ -12,12 +12,14 @@ import pytest
 from featurestore.errors import StoreError
 from featurestore.online.keys import bucket_of
 from featurestore.online.redis import RedisAddress, RedisOnlineStore, transactions
-from featurestore.online.redis.faults import PRIVILEGES, TRANSACTION_PRIVILEGES
+from featurestore.online.redis.faults import PRIVILEGES
 from tests.fix_online_store import ALL_BUCKETS, VIEW, buckets, keys_of, raised, rows_at, rows_of, values_of
 from tests.fix_redis import PASSWORD, RedisProcess
 
 #: Some ten windows.
 MANY = list(range(20_000))
+#: What a transaction needs beside `PRIVILEGES`.
+TRANSACTIONS = ["+watch", "+multi", "+exec"]
 
 
 @pytest.fixture(params=["redis-server", "valkey-server"], scope="module")
@@ -107,11 +109,11 @@ def test_a_row_that_comes_between_the_look_and_the_write_is_not_written_over(
     rival.close()
 
 
-@pytest.mark.parametrize("lacking", TRANSACTION_PRIVILEGES.split())
+@pytest.mark.parametrize("lacking", TRANSACTIONS)
 def test_a_user_who_may_not_use_transactions_writes_by_script_and_is_told_once(
     server: RedisProcess, store: RedisOnlineStore, caplog: pytest.LogCaptureFixture, lacking: str
 ) -> None:
-    granted = [right for right in TRANSACTION_PRIVILEGES.split() if right != lacking]
+    granted = [right for right in TRANSACTIONS if right != lacking]
     rights = ["on", f">{PASSWORD}", "resetkeys", "~fs*", "-@all", *PRIVILEGES.split(), *granted]
     server.client.execute_command("ACL", "SETUSER", "narrow", *rights)
     address = RedisAddress(url=server.url, username="narrow", password=PASSWORD, retries=0)
