@@ -138,13 +138,21 @@ RUN_FAILED = Family(
     labels=("view",),
     merge="max",
 )
+QUARANTINED = Family(
+    name="featurestore_view_quarantined_rows",
+    kind="gauge",
+    help="Rows of a view in quarantine.",
+    labels=("view",),
+    merge="max",
+)
 WORKERS = Family(name="featurestore_workers", kind="gauge", help="Worker processes alive.")
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, REQUEST_ROWS, ROWS, IN_FLIGHT, QUEUE_DEPTH, SHED, BREAKER,
-        SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, LOAD_ROWS, LOAD_BREACHES, RUN_FAILED, WORKERS,
+        SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, LOAD_ROWS, LOAD_BREACHES, RUN_FAILED, QUARANTINED,
+        WORKERS,
     )
 }  # fmt: skip
 

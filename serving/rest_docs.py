@@ -95,6 +95,8 @@ def _type(schema: Document) -> str:
         return f'<a href="#{name}">{name}</a>'
     if choices := schema.get("anyOf"):
         return " or ".join(map(_type, choices))
+    if values := schema.get("enum", [schema["const"]] if "const" in schema else []):
+        return " or ".join(escape(json.dumps(value)) for value in values)
     kind = str(schema.get("type", "any"))
     if kind == "array":
         return f"array of {_type(schema.get('items', {}))}"

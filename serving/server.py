@@ -39,7 +39,7 @@ from serving.servicer import SERVICE, FeatureServing
 from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
-from serving.view_gauges import JobStates, watch_views
+from serving.view_gauges import JobStates, Totals, watch_quarantine, watch_views
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
 
@@ -79,6 +79,8 @@ class ServeOptions:
     #: Takes who was answered, every so often; None: nobody is noted.
     note_readers: NoteReaders | None = None
     note_readers_s: float = 60.0
+    #: Counts the rows in quarantine by view; None: there is no metric of them.
+    quarantined: Totals | None = None
     #: What is recorded of replies; None: nothing.
     served_log: ServedLogOptions | None = None
     telemetry: TelemetryOptions = field(default_factory=TelemetryOptions)
@@ -108,6 +110,8 @@ def run(
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         watch_views(telemetry.metrics, lambda: engine.catalog.views, states, clock)
+        if options.quarantined is not None:
+            watch_quarantine(telemetry.metrics, lambda: engine.catalog.views, options.quarantined)
         with telemetry.telling():
             runner.run(_serve_until_signal(engine, options, telemetry, push, ready))
 

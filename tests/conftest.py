@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests import fix_properties  # noqa: F401 - sets the bounds of properties
 from tests.fix_postgres import postgres, postgres_server, postgres_shared
 from tests.fix_redis import redis_farm
 

@@ -63,11 +63,13 @@ class Issuer:
         self.url = f"http://127.0.0.1:{port}/keys.json"
         self.keys: list[SigningKey] = []
         self.requests = 0
-        #: Bytes to answer instead of the keys; a status, except at url?elsewhere; a wait before the answer.
+        #: Cleared, it keeps who asks waiting.
+        self.answers = threading.Event()
+        self.answers.set()
+        #: Bytes to answer instead of the keys; a status, except at url?elsewhere.
         self.body: bytes | None = None
         self.status = 200
         self.headers: dict[str, str] = {}
-        self.wait_s = 0.0
         #: A wait before each byte.
         self.drip_s = 0.0
 
@@ -82,7 +84,7 @@ def issuing(*keys: SigningKey) -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             issuer.requests += 1
-            time.sleep(issuer.wait_s)
+            issuer.answers.wait()
             self.send_response(200 if self.path.endswith("?elsewhere") else issuer.status)
             for name, value in issuer.headers.items():
                 self.send_header(name, value)
@@ -103,5 +105,6 @@ def issuing(*keys: SigningKey) -> Iterator[Issuer]:
         try:
             yield issuer
         finally:
+            issuer.answers.set()
             server.shutdown()
             thread.join()

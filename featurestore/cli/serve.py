@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,10 +71,19 @@ def _serve(
     from serving.server import run as serve
 
     options = serve_options(repository.settings, host, port, rest_port, metrics_folder)
-    options = replace(options, note_readers=partial(record_readers, repository.state))
+    options = replace(
+        options, note_readers=partial(record_readers, repository.state), quarantined=quarantine_counter(repository)
+    )
     push = PushDoor(repository.pusher, options.limits)
     with watching_freshness(repository):
         serve(repository.registry, repository.state, repository.online, repository.clock, options, ready, push)
+
+
+def quarantine_counter(repository: Repository) -> Callable[[], Mapping[str, int]] | None:
+    """Counts quarantined rows by view. None for DuckDB: its file lets one process in, and a scrape keeps no job out."""
+    if repository.settings.offline.kind == "duckdb":
+        return None
+    return lambda: repository.offline.quarantine.totals()
 
 
 def _supervise(

@@ -4,54 +4,78 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from featurestore.clock import iso_text
 from featurestore.compiler.names import ROW
-from featurestore.errors import InputError
+from featurestore.errors import InputError, StoreBusy
 from featurestore.ingest.raw_rows import json_values, rows_of
+from featurestore.offline.quarantine import QUARANTINE_SCHEMA, Chosen, Quarantine, pages
 
 #: Before the names of what quarantine says of a row, beside the source's own columns.
 PREFIX = "quarantine_"
+#: Rows that are held at once; each is at most 1 MiB of text.
+PAGE_ROWS = 2_000
+
+#: The columns of quarantine that are shown beside those of the source -> their names there.
+_OURS = {
+    name: PREFIX + name.removeprefix("quarantined_")
+    for name in QUARANTINE_SCHEMA.names
+    if name not in ("raw", "raw_form")
+}
 
 
-def as_source_rows(kept: pa.Table) -> pa.Table:
-    """The rows as their source had them, behind `quarantine_...` columns that say why they are here.
+class SourceRows:
+    """Rows of one view as their source had them, behind `quarantine_...` columns that say why they are here.
 
     A column that has several types, since its rows came from files of several kinds, is JSON text. Rows of which
     nothing was kept have nulls. InputError when a column of the source has one of our names.
     """
-    parts = _read_back(kept)
-    types: dict[str, set[pa.DataType]] = defaultdict(set)
-    for part in parts:
-        for field in part.schema:
-            types[field.name].add(field.type)
-    mixed = {name for name, found in types.items() if len(found) > 1}
-    rows = pa.concat_tables([_as_texts(part, mixed) for part in parts], promote_options="default")
-    rows = rows.sort_by(ROW).drop_columns([ROW])
-    ours = kept.drop_columns(["raw", "raw_form"])
-    ours = ours.rename_columns([PREFIX + name.removeprefix("quarantined_") for name in ours.column_names])
-    if clashing := sorted(set(ours.column_names) & set(rows.column_names)):
-        raise InputError(
-            f"the source has columns named {', '.join(clashing)}, as quarantine calls its own; rename them there"
-        )
-    return pa.table([*ours.columns, *rows.columns], names=[*ours.column_names, *rows.column_names])
+
+    def __init__(self, quarantine: Quarantine, chosen: Chosen) -> None:
+        self._quarantine, self._chosen = quarantine, chosen
+        self._forms = frozenset(forms := quarantine.forms(chosen))
+        types: dict[str, set[pa.DataType]] = defaultdict(set)
+        for form in filter(None, forms):
+            for field in rows_of([], form)[0].schema:
+                types[field.name].add(field.type)
+        self._mixed = {name for name, found in types.items() if len(found) > 1}
+        fields = [(name, pa.string() if name in self._mixed else next(iter(found))) for name, found in types.items()]
+        self._theirs = pa.schema([*fields, (ROW, pa.int64())])
+        ours = [QUARANTINE_SCHEMA.field(name).with_name(shown) for name, shown in _OURS.items()]
+        if clashing := sorted(types.keys() & set(_OURS.values())):
+            raise InputError(
+                f"the source has columns named {', '.join(clashing)}, as quarantine calls its own; rename them there"
+            )
+        #: Of all the tables.
+        self.schema = pa.schema([*ours, *(pa.field(name, kind) for name, kind in fields)])
+
+    def tables(self, rows_max: int = PAGE_ROWS) -> Iterator[pa.Table]:
+        """The rows in the order of their arrival, so many at a time; StoreBusy when some of another form come in."""
+        for kept in pages(self._quarantine, self._chosen, rows_max):
+            if not self._forms.issuperset(kept.column("raw_form").to_pylist()):
+                raise StoreBusy("rows of another form were set aside meanwhile; run this again")
+            yield self._as_source(kept)
+
+    def _as_source(self, kept: pa.Table) -> pa.Table:
+        parts = [_as_texts(part, self._mixed) for part in _read_back(kept)]
+        rows = pa.concat_tables([self._theirs.empty_table(), *parts], promote_options="default")
+        theirs = rows.sort_by(ROW).drop_columns([ROW])
+        return pa.table([*(kept.column(name) for name in _OURS), *theirs.columns], self.schema)
 
 
-def _read_back(kept: pa.Table) -> list[pa.Table]:
+def _read_back(kept: pa.Table) -> Iterator[pa.Table]:
     """The rows of each form, with their places in `_row`."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, form in enumerate(kept.column("raw_form").to_pylist()):
         places[form].append(place)
-    parts = [pa.table({ROW: pa.array([], pa.int64())})]
     for form, found in places.items():
         chosen = pa.array(found, pa.int64())
         raws = kept.column("raw").take(chosen).to_pylist()
-        rows = rows_of(raws, form)[0].append_column(ROW, chosen) if form else pa.table({ROW: chosen})
-        parts.append(rows)
-    return parts
+        yield rows_of(raws, form)[0].append_column(ROW, chosen) if form else pa.table({ROW: chosen})
 
 
 def _as_texts(rows: pa.Table, names: set[str]) -> pa.Table:

@@ -26,7 +26,7 @@ from featurestore.ingest.raw_rows import column_names, rows_of
 from featurestore.ingest.sequence import in_sequence
 from featurestore.ingest.source_batch import SourceBatch
 from featurestore.offline.base import ArrivedRows, OfflineStore
-from featurestore.offline.quarantine import Chosen
+from featurestore.offline.quarantine import Chosen, pages
 
 #: What `LoadCounts.breaches` calls rows that were not kept in a form that reads back.
 UNREADABLE = "unreadable"
@@ -56,10 +56,8 @@ class Replayer:
             yield self._settle(part)
 
     def _parts(self, chosen: Chosen) -> Iterator[pa.Table]:
-        after = (-1, "")
-        while (page := self.store.quarantine.rows(chosen, limit=self.batch_rows, after=after)).num_rows:
+        for page in pages(self.store.quarantine, chosen, self.batch_rows):
             yield from _of_one_form(page)
-            after = (page.column("sequence")[-1].as_py(), page.column("id")[-1].as_py())
 
     def _need_columns(self, kept: pa.Table) -> None:
         """InputError when rows of another version of the view lack a column of this one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from featurestore.clock import MICROSECOND, duration_text
 from featurestore.compiler.names import CREATED, EVENT
+from featurestore.errors import DefinitionError, Problem
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.breach import Breach, Mask
 from featurestore.ingest.sequence import differing_twins
@@ -32,7 +34,8 @@ class RowRules:
             # An engine and a parser of SQL are loaded for views that need them.
             from featurestore.offline.conditions import Conditions
 
-            self._conditions = Conditions(view)
+            with _applied(view):
+                self._conditions = Conditions(view)
 
     def breaches(self, rows: pa.Table, unsound: Mask) -> Iterator[Breach]:
         """The breaches of canonical rows; rows marked `unsound`, whose values are not all there, are left out."""
@@ -42,7 +45,9 @@ class RowRules:
             yield self._twins(rows, unsound)
         yield from self._references(rows, unsound)
         if self._conditions is not None:
-            for rule, broken in zip(self._view.conditions, self._conditions.broken(rows), strict=True):
+            with _applied(self._view):
+                judged = self._conditions.broken(rows)
+            for rule, broken in zip(self._view.conditions, judged, strict=True):
                 yield Breach(
                     column=rule.name,
                     rule="condition",
@@ -97,3 +102,15 @@ class RowRules:
                 on_violation=rule.on_violation or self._view.on_violation,
                 shows=tuple(columns),
             )
+
+
+@contextmanager
+def _applied(view: FeatureView) -> Iterator[None]:
+    """A condition that an earlier release took and this one refuses, as an error of the applied definition."""
+    from featurestore.compiler.condition import ConditionFault
+
+    try:
+        yield
+    except ConditionFault as fault:
+        way_out = f"{fault.way_out}: correct it in the definitions, and run `featurestore apply`"
+        raise DefinitionError([Problem(what=f"feature view {view.ref!r}: {fault.what}", way_out=way_out)]) from fault

@@ -17,6 +17,7 @@ from featurestore.compiler.condition import ConditionFault, columns_of, computab
 from featurestore.compiler.dialects.duckdb import DUCKDB
 from featurestore.dtypes import DType
 from featurestore.feature_view import FeatureView
+from featurestore.view_rules import Condition
 
 _ROWS = "_incoming"
 #: Times in UTC; the rows of an answer stand in the order of the rows asked about.
@@ -27,9 +28,9 @@ class Conditions:
     """The conditions of one view, ready to judge batch after batch. Safe for threads, which take turns."""
 
     def __init__(self, view: FeatureView) -> None:
-        """ConditionFault when one of them is none."""
+        """ConditionFault when one of them is none: an earlier release took what this one refuses."""
         types = columns_of(view)
-        parsed = [parse_condition(rule.sql, types) for rule in view.conditions]
+        parsed = [_parsed(rule, types) for rule in view.conditions]
         #: The columns that each condition names.
         self.columns = {rule.name: condition_columns(tree) for rule, tree in zip(view.conditions, parsed, strict=True)}
         trees = [computable(tree, types) for tree in parsed]
@@ -43,14 +44,30 @@ class Conditions:
         self._lock = threading.Lock()
 
     def broken(self, rows: pa.Table) -> list[NDArray[np.bool_]]:
-        """Of each condition the rows that break it; `rows` are canonical: join keys, times, fields."""
+        """Of each condition the rows that break it; `rows` are canonical: join keys, times, fields. ConditionFault when
+        the engine cannot compute one."""
         with self._lock:
             self._connection.register(_ROWS, rows.select(self._named))
             try:
                 answers = self._connection.sql(self._sql).to_arrow_table()
+            except (duckdb.BinderException, duckdb.ConversionException) as error:
+                raise _not_computed(", ".join(self.columns), error) from error
             finally:
                 self._connection.unregister(_ROWS)
         return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in answers.columns]
+
+
+def _parsed(rule: Condition, types: Mapping[str, DType]) -> exp.Expr:
+    try:
+        return parse_condition(rule.sql, types)
+    except ConditionFault as fault:
+        raise ConditionFault(f"condition {rule.name!r}: {fault.what}", fault.way_out) from fault
+
+
+def _not_computed(what: str, error: duckdb.Error) -> ConditionFault:
+    return ConditionFault(
+        f"the engine cannot compute {what} ({str(error).splitlines()[0]})", "cast its parts to types that go together"
+    )
 
 
 @cache
@@ -79,8 +96,5 @@ def engine_fault(tree: exp.Expr, columns: Mapping[str, DType]) -> ConditionFault
         try:
             connection.execute(DUCKDB.sql(exp.select(computable(tree, columns)).from_(_ROWS))).fetchall()
         except duckdb.Error as error:
-            return ConditionFault(
-                f"the engine cannot compute {tree.sql('duckdb')!r} ({str(error).splitlines()[0]})",
-                "cast its parts to types that go together",
-            )
+            return _not_computed(repr(tree.sql("duckdb")), error)
     return None

@@ -49,9 +49,18 @@ class DuckDBQuarantine:
         }
         return self._table(shared.ROWS, chosen.document() | asked, QUARANTINE_SCHEMA)
 
+    def forms(self, chosen: Chosen) -> list[str]:
+        """Each form that rows have, once, in the order of arrival."""
+        return list(self._table(shared.FORMS, chosen.document(), shared.FORMS_SCHEMA).column(0).to_pylist())
+
     def counts(self, chosen: Chosen) -> pa.Table:
         """How many there are by view, rule, field and run."""
         return self._table(shared.COUNTS, chosen.document(), COUNTS_SCHEMA)
+
+    def totals(self) -> dict[str, int]:
+        """How many there are of each view that has any."""
+        found = self._table(shared.TOTALS, {}, shared.TOTALS_SCHEMA)
+        return dict(zip(*(column.to_pylist() for column in found.columns), strict=True))
 
     def drop(self, chosen: Chosen) -> int:
         """Remove rows for good; returns how many."""

@@ -61,16 +61,10 @@ def write_training_set(training_set: TrainingSet, path: Path) -> Path:
     return path
 
 
-def write_table(table: pa.Table, path: Path) -> Path:
-    """Write a table as a training set is written, without a manifest; the same errors."""
-    with table_writer(path, table.schema) as write:
-        write(table)
-    return path
-
-
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """What writes table after table of one schema; the file takes its place when all are written. The same errors."""
+    """What writes table after table of one schema, as a training set is written, without a manifest; the file takes its
+    place when all are written. The same errors."""
     opened, data = _writer(path), _part(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; name another file")

@@ -8,6 +8,7 @@ becomes that of the last judgement.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -40,6 +41,8 @@ QUARANTINE_SCHEMA = pa.schema(
         ("quarantined_at", TIMESTAMP),
     ]
 )
+TOTALS_SCHEMA = pa.schema([("view", pa.string()), ("rows", pa.int64())])
+FORMS_SCHEMA = pa.schema([("raw_form", pa.string())])
 COUNTS_SCHEMA = pa.schema(
     [
         ("view", pa.string()),
@@ -74,8 +77,16 @@ class Quarantine(Protocol):
         """Rows in the order of their arrival, view by view; `after` is the (sequence, id) of one already seen."""
         ...
 
+    def forms(self, chosen: Chosen) -> list[str]:
+        """Each form that rows have, once, in the order of arrival."""
+        ...
+
     def counts(self, chosen: Chosen) -> pa.Table:
         """How many there are by view, rule, field and run."""
+        ...
+
+    def totals(self) -> dict[str, int]:
+        """How many there are of each view that has any."""
         ...
 
     def drop(self, chosen: Chosen) -> int:
@@ -85,6 +96,14 @@ class Quarantine(Protocol):
     def require_room(self, ref: str) -> None:
         """TooManyBreaches when the view has as many quarantined rows as may be kept."""
         ...
+
+
+def pages(quarantine: Quarantine, chosen: Chosen, rows_max: int) -> Iterator[pa.Table]:
+    """Rows of one view in the order of their arrival, so many at a time; those read may be removed meanwhile."""
+    after = (-1, "")
+    while (page := quarantine.rows(chosen, limit=rows_max, after=after)).num_rows:
+        yield page
+        after = (page.column("sequence")[-1].as_py(), page.column("id")[-1].as_py())
 
 
 def grown(rows: pa.Table) -> pa.Table:
@@ -160,9 +179,13 @@ ROWS = (
     "SELECT {columns} FROM {table}{chosen} AND (sequence, id) > ({after_sequence}, {after_id})"
     " ORDER BY view, sequence, id LIMIT {limit}"
 ).replace("{chosen}", _CHOSEN)
+FORMS = "SELECT raw_form FROM {table}{chosen} GROUP BY raw_form ORDER BY min(sequence), raw_form".replace(
+    "{chosen}", _CHOSEN
+)
 COUNTS = (
     "SELECT view, rule, field, run, count(*), min(quarantined_at), max(quarantined_at) FROM {table}{chosen}"
     " GROUP BY view, rule, field, run ORDER BY view, rule, field, run"
 ).replace("{chosen}", _CHOSEN)
+TOTALS = "SELECT view, count(*) FROM {table} GROUP BY view"
 DROP = "DELETE FROM {table}{chosen}".replace("{chosen}", _CHOSEN)
 COUNT = "SELECT count(*) FROM {table} WHERE view = {view}"

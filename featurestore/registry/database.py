@@ -117,15 +117,21 @@ class Database(ABC):
 def _begun(engine: Engine) -> Connection:
     """A connection in its transaction. One that was kept may have been cut since: then its BEGIN says so, nothing was
     done yet, and a new one is opened."""
+    try:
+        return _begin(engine)
+    except exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return _begin(engine)
+
+
+def _begin(engine: Engine) -> Connection:
     connection = engine.connect()
     try:
         connection.begin()
-    except exc.DBAPIError as error:
+    except BaseException:
         connection.close()
-        if not error.connection_invalidated:
-            raise
-        connection = engine.connect()
-        connection.begin()
+        raise
     return connection
 
 

@@ -7,9 +7,10 @@ then needs a new version. This module is the one place where evolution is judged
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 from featurestore.clock import duration_text
@@ -23,7 +24,7 @@ from featurestore.labels import LABELS
 from featurestore.registry.document import canonical_json, encode_value
 from featurestore.registry.validate_field import lower_bound, upper_bound
 from featurestore.source import SqlSource
-from featurestore.view_rules import Reference, Volume
+from featurestore.view_rules import Condition, Reference, Volume
 
 Impact = Literal["compatible", "signature", "breaking"]
 #: From harmless to harmful.
@@ -248,7 +249,7 @@ def _promise_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Ch
 
 def _view_rule_changes(applied: FeatureView, declared: FeatureView) -> Iterator[Change]:
     conditions = [{rule.name: rule for rule in view.conditions} for view in (applied, declared)]
-    yield from _listed_changes("condition", *conditions, meaning=("sql",))
+    yield from _listed_changes("condition", *conditions, narrows=partial(_condition_narrows, applied))
     references = [{reference_name(rule): rule for rule in view.references} for view in (applied, declared)]
     yield from _listed_changes("reference", *references)
     if applied.unique != declared.unique:
@@ -262,9 +263,13 @@ def _view_rule_changes(applied: FeatureView, declared: FeatureView) -> Iterator[
 
 
 def _listed_changes(
-    kind: str, before: Mapping[str, Any], after: Mapping[str, Any], *, meaning: Sequence[str] = ()
+    kind: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    narrows: Callable[[Any, str], bool] = lambda rule, attribute: False,
 ) -> Iterator[Change]:
-    """Rules by name; `meaning`: the attributes that decide which rows keep the rule."""
+    """Rules by name; `narrows`: whether fewer rows may keep a rule when that attribute of it changes."""
     for name in before:
         if name not in after:
             yield _judged(f"{kind} {name} is dropped", narrower=False)
@@ -275,7 +280,17 @@ def _listed_changes(
         for attribute in ("sql", "on_violation", "description"):
             old, new = getattr(before[name], attribute, None), getattr(rule, attribute, None)
             if old != new:
-                yield _judged(f"{kind} {name}: {attribute} {old!r} -> {new!r}", narrower=attribute in meaning)
+                narrower = narrows(before[name], attribute)
+                yield _judged(f"{kind} {name}: {attribute} {old!r} -> {new!r}", narrower=narrower)
+
+
+def _condition_narrows(applied: FeatureView, rule: Condition, attribute: str) -> bool:
+    """Another SQL does, but in place of one that judges no row: this release refuses what an earlier one took."""
+    if attribute != "sql":
+        return False
+    from featurestore.registry.validate_rules import sql_is_judged  # SQL is parsed only where it changes
+
+    return sql_is_judged(rule.sql, applied)
 
 
 def reference_name(rule: Reference) -> str:

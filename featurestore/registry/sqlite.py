@@ -61,7 +61,8 @@ class _File(Database):
         )
 
     def use_wal(self) -> None:
-        """WAL is a property of the file. SQLite does not wait by itself while others hold the file, so we do."""
+        """WAL is a property of the file. SQLite does not wait by itself while others hold the file, so we do; where it
+        cannot be, it goes on with another log and says so in its answer alone."""
         deadline = time.monotonic() + self.wait_s
         while True:
             with self.faults():
@@ -70,8 +71,13 @@ class _File(Database):
                     cursor = raw.cursor()
                     if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
                         return
-                    if cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
-                        return
+                    found = cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                    if found != "wal":
+                        raise StoreError(
+                            f"registry {self}: SQLite keeps no write-ahead log there (but {found}), which processes "
+                            "that share a registry need; set [registry] path to a file on a local disk"
+                        )
+                    return
                 except sqlite3.OperationalError as error:
                     if not _is_busy(error) or time.monotonic() > deadline:
                         raise

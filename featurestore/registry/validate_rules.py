@@ -119,6 +119,18 @@ def _condition_faults(rule: Condition, view: FeatureView, typed: bool) -> Iterat
         yield from _sql_faults(rule.sql, view)
 
 
+def sql_is_judged(sql: str, view: FeatureView) -> bool:
+    """Whether the gate can judge rows of the view by a condition."""
+    from featurestore.compiler.condition import ConditionFault, columns_of, parse_condition
+    from featurestore.offline.conditions import engine_fault
+
+    columns = columns_of(view)
+    try:
+        return engine_fault(parse_condition(sql, columns), columns) is None
+    except ConditionFault:
+        return False
+
+
 def _sql_faults(sql: str, view: FeatureView) -> Iterator[Fault]:
     # Parsing and judging SQL is not loaded for views that need none.
     from featurestore.compiler.condition import ConditionFault, columns_of, condition_columns, parse_condition

@@ -21,6 +21,7 @@ from featurestore_client import FeatureClient, RequestFailed
 from featurestore_client.access import Tls
 from serving.access.grants import parse_grants
 from serving.access.tokens import parse_tokens
+from tests.waiting import WAIT_S
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "access.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -135,7 +136,7 @@ def test_a_client_gets_in_as_the_page_says_and_a_stranger_does_not(repository: P
         ):
             stranger.describe_service("comfort")
         process.terminate()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=WAIT_S) == 0
         assert process.stderr is not None
         told = process.stderr.read()
     assert "without [" not in told
@@ -196,7 +197,7 @@ def test_serving_others_without_doors_starts_with_a_warning(repository: Path, tm
         with FeatureClient(address) as client:
             assert client.describe_service("comfort").name == "comfort"
         process.terminate()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=WAIT_S) == 0
         assert process.stderr is not None
         told = process.stderr.read()
     assert "listening on 0.0.0.0 without [auth]" in told

@@ -11,6 +11,7 @@ from typing import Any
 from featurestore_client import FeatureClient, RequestFailed
 from tests.acceptance.test_serve import NOW, served
 from tests.fix_cli import Run
+from tests.waiting import WAIT_S
 
 DEFINITIONS = Path("definitions/stations.py")
 #: A service that takes what it needs is left alone; `whole` follows the view.
@@ -45,7 +46,7 @@ def edit(repository: Path, old: str, new: str) -> None:
 
 def soon(ask: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
     """The answer, once it holds; a server may take a second to notice."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT_S
     while True:
         try:
             answer = ask()
@@ -102,7 +103,7 @@ def test_changes_reach_a_running_server_and_its_readers_keep_their_view(tmp_path
         assert inside(store, "--now", NOW, "--json", "verify").ok().json["equal"]
 
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=WAIT_S)
 
     # A training set that was written is a reader of its views, by its digest.
     made = inside(

@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from featurestore_client import FeatureClient
 from tests.fix_cli import Run
 from tests.fix_receiver import Receiver, dead_address, receiver
 from tests.fix_repository import NOON, SmallRepository, hours, repository, weather
+from tests.waiting import WAIT_S, until
 
 __all__ = ["dead_address", "receiver", "repository"]
 
@@ -111,21 +112,14 @@ def served(small: SmallRepository, **settings: str) -> Iterator[tuple[subprocess
     with small.start_command("serve", "--port", "0", FEATURESTORE_FRESHNESS_CHECK_S="0.1", **settings) as process:
         try:
             assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], 30)
+            ready, _, _ = select.select([process.stdout], [], [], WAIT_S)
             assert ready, "it did not get ready"
             yield process, process.stdout.readline().strip().removeprefix("serving on ")
             # A process killed between a delivery and its note leaves the next one to repeat it.
             process.terminate()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=WAIT_S) == 0
         finally:
             process.kill()
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
 
 
 def test_serving_processes_tell_the_webhook_once_between_them(fresh: SmallRepository, receiver: Receiver) -> None:
@@ -145,10 +139,10 @@ def test_serving_processes_tell_the_webhook_once_between_them(fresh: SmallReposi
 
 def test_a_dead_receiver_keeps_no_request_and_no_stop_waiting(fresh: SmallRepository, dead_address: str) -> None:
     fresh.at(LATE)
-    settings = {"FEATURESTORE_FRESHNESS_WEBHOOK": dead_address, "FEATURESTORE_FRESHNESS_TIMEOUT_S": "3"}
+    settings = {"FEATURESTORE_FRESHNESS_WEBHOOK": dead_address, "FEATURESTORE_FRESHNESS_TIMEOUT_S": "6"}
     with served(fresh, **settings) as (process, address):
-        with FeatureClient(address, timeout_s=2) as client:
+        with FeatureClient(address, timeout_s=5) as client:
             reply = client.get_online_features(["weather:temp"], {"origin": ["JFK"]})
         assert reply.statuses["weather@1"].tolist() == [Status.STALE]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=WAIT_S) == 0

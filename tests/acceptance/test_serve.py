@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from featurestore import Status
 from featurestore_client import FeatureClient
+from tests.waiting import WAIT_S
 
 COMMAND = [sys.executable, "-m", "featurestore.cli.main"]
 NOW = "2024-05-01T20:00:00Z"
@@ -46,7 +47,7 @@ def served(repository: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], 30)
+            ready, _, _ = select.select([process.stdout], [], [], WAIT_S)
             assert ready, "it did not get ready"
             yield process, process.stdout.readline().strip().removeprefix("serving on ")
         finally:
@@ -79,7 +80,7 @@ def test_it_is_healthy_until_told_to_stop_and_then_ends_well(repository: Path, n
 
         process.send_signal(number)
 
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=WAIT_S) == 0
         assert process.stderr is not None
         said = process.stderr.read()
         assert "Traceback" not in said
@@ -91,7 +92,7 @@ def test_a_client_finds_the_server_that_took_over_the_port(repository: Path) -> 
     with served(repository) as (old, address), FeatureClient(address, timeout_s=20) as client:
         assert len(client.get_online_features("comfort", {"station": ["north"]})) == 1
         old.send_signal(signal.SIGTERM)
-        assert old.wait(timeout=15) == 0
+        assert old.wait(timeout=WAIT_S) == 0
         port = address.rpartition(":")[2]
         with served(repository, "--port", port) as (_, same):
             assert same == address
@@ -119,7 +120,7 @@ def test_rest_metrics_and_json_lines_beside_grpc(repository: Path, monkeypatch: 
         with urllib.request.urlopen(said["metrics"], timeout=10) as reply:
             scraped = reply.read().decode()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=WAIT_S) == 0
 
     shown = run(
         "-C", str(repository), "--now", NOW, "--json",

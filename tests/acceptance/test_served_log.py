@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import select
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from featurestore.online.keys import encode_keys
 from featurestore_client import FeatureClient
 from tests.fix_cli import Run
 from tests.fix_repository import NOON, SmallRepository, hours, repository, weather
+from tests.waiting import WAIT_S, until
 
 __all__ = ["repository"]
 
@@ -67,7 +67,7 @@ def test_what_clients_received_is_proved_and_a_foreign_write_is_found(inside: Ru
         for _ in range(3):
             assert ask(client).to_numpy()["temp"].tolist()[:2] == [1.0, 2.0]
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=WAIT_S) == 0
     clean = inside(published.root, "verify", "--served", log).ok()
     assert clean.out.splitlines()[2].split() == ["weather@1", "9", "9", "0", "0", "0"]
     assert clean.out.endswith("9 records equal, no difference\n")
@@ -77,7 +77,7 @@ def test_what_clients_received_is_proved_and_a_foreign_write_is_found(inside: Ru
     published.online.overwrite("weather@1", key, pa.array([row[:-16] + b"\1" * 8 + row[-8:]], pa.binary()))
     with served(published) as (process, client):
         ask(client)
-        wait_for(lambda: records(log) == 12)
+        until(lambda: records(log) == 12)
         process.kill()  # what was written by then is there
 
     found = inside(published.root, "verify", "--served", log, "--json")
@@ -93,13 +93,6 @@ def test_what_clients_received_is_proved_and_a_foreign_write_is_found(inside: Ru
     assert told.code == 1
     assert "weather@1 foreign write: origin=JFK at 2024-03-01T13:00:00Z: PRESENT" in told.out
     assert "1 of 2 files are cut off" in told.out
-
-
-def wait_for(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.05)
 
 
 def test_a_log_that_is_none_and_flags_that_do_not_fit_are_refused(inside: Run, published: SmallRepository) -> None:

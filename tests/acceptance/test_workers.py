@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +20,11 @@ from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.errors import request_failed
 from tests.acceptance.test_serve import served
+from tests.waiting import WAIT_S, until
 
 COMMAND = [sys.executable, "-m", "featurestore.cli.main"]
 NOW = "2024-05-01T20:00:00Z"
 METHOD = "/featurestore.serving.v1.FeatureServing/GetOnlineFeatures"
-#: Starting a worker takes seconds on a busy machine.
-WAIT_S = 150.0
 #: Between two calls of a client: the load must leave the new workers room to start.
 PAUSE_S = 0.02
 
@@ -61,13 +60,6 @@ def supervised(repository: Path, *arguments: str) -> Iterator[tuple[subprocess.P
 def workers_of(process: subprocess.Popen[str]) -> set[int]:
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return {int(pid) for pid in listed.split()}
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.05)
 
 
 class Load:

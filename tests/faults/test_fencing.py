@@ -17,8 +17,9 @@ import pytest
 
 from featurestore.clock import SystemClock, to_us
 from featurestore.errors import StoreBusy
-from tests.fix_redis import RedisFarm, wait_until
+from tests.fix_redis import RedisFarm
 from tests.fix_repository import NOON, Row, SmallRepository, hours, weather
+from tests.waiting import until
 
 COMMAND = "materialize-incremental"
 ROWS = 35
@@ -71,7 +72,7 @@ def stopped(repository: SmallRepository, failpoint: str) -> Iterator[subprocess.
             status = os.waitid(os.P_PID, job.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             assert status is not None
             assert status.si_code == os.CLD_STOPPED
-            wait_until(lambda: expired(repository))
+            until(lambda: expired(repository))
             yield job
         finally:
             job.kill()
@@ -145,10 +146,13 @@ def test_of_two_jobs_at_once_on_one_view_one_is_told_who_works_on_it(repository:
     repository.apply(weather())
     repository.write("weather/a.parquet", some_rows())
     with repository.start_command(COMMAND, code=STOPPING, FEATURESTORE_FAILPOINT="append.after_commit") as first:
-        os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        second = repository.run_command(COMMAND)
-        first.send_signal(signal.SIGCONT)
-        _, errors = first.communicate(timeout=60)
+        try:
+            os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            second = repository.run_command(COMMAND)
+            first.send_signal(signal.SIGCONT)
+            _, errors = first.communicate(timeout=60)
+        finally:
+            first.kill()  # it may stand still
     assert second.returncode == 4, second.stderr
     assert "is being written by" in second.stderr
     assert f"pid {first.pid}" in second.stderr

@@ -168,6 +168,7 @@ def test_a_kill_by_the_system_at_any_moment_loses_nothing_and_doubles_nothing(re
     repository.apply(weather())
     rows = some_rows(500)
     repository.write("weather/a.parquet", rows)
+    cut_off = 0
     for _ in range(3):
         with repository.start_command(COMMAND) as job:
             enough = next_sequence(repository) + 7 * BATCH_ROWS
@@ -175,8 +176,9 @@ def test_a_kill_by_the_system_at_any_moment_loses_nothing_and_doubles_nothing(re
                 wait()
             job.send_signal(signal.SIGKILL)
             job.communicate()
-        assert job.returncode == -signal.SIGKILL
-        assert 0 < repository.history().num_rows < len(rows)
+        assert job.returncode in (-signal.SIGKILL, 0)  # the last may be quicker, where this process has to wait
+        cut_off += 0 < repository.history().num_rows < len(rows)
+    assert cut_off > 0
     repository.done()
     assert repository.values() == sorted(((key, at, at, temp, seen) for key, at, temp, seen in rows), key=repr)
     repository.assert_positions_contiguous()

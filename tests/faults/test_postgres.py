@@ -6,7 +6,9 @@ The job is the real command; the server is one of this test's own, so that it ca
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +21,10 @@ from featurestore.ingest.load import LoadCounts
 from featurestore.offline.postgres import PostgresOfflineStore
 from featurestore.registry.registry import open_state
 from materialization.lease import held_lease
+from tests.faults.test_fencing import STOPPING
 from tests.fix_postgres import LocalServer, drop_schema, local_server
-from tests.fix_redis import wait_until
 from tests.fix_repository import NOON, PROJECT, Row, SmallRepository, hours, weather
+from tests.waiting import WAIT_S, until
 
 ROWS = 400
 COMMAND = "materialize-incremental"
@@ -67,12 +70,6 @@ def assert_whole(repository: SmallRepository, server: LocalServer) -> None:
     assert repository.state.publish_state("weather@1") is not None
 
 
-def until(repository: SmallRepository, rows: int) -> None:
-    """Wait until that many rows are history."""
-    while repository.offline.history_rows("weather@1") < rows:
-        threading.Event().wait(0.01)
-
-
 #: Writers at a table: the registry waits for turns of its own, and autovacuum for tables.
 WRITERS_WAITING = (
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation' AND mode = 'RowExclusiveLock'"
@@ -80,14 +77,15 @@ WRITERS_WAITING = (
 
 
 @contextmanager
-def writers_waiting(server: LocalServer) -> Iterator[None]:
-    """Entered once a writer stands in the middle of a batch, at a table that somebody else has locked."""
+def writer_waiting(server: LocalServer, job: subprocess.Popen[str]) -> Iterator[None]:
+    """Entered once the job, which stands still until then, is in the middle of a batch, at a table that somebody else
+    has locked."""
     # No `with`: the server ends this session too.
     connection = psycopg.connect(server.url)
     try:
         connection.execute(f"LOCK TABLE {PROJECT}.weather__v1 IN EXCLUSIVE MODE")
-        while connection.execute(WRITERS_WAITING).fetchone() == (0,):
-            threading.Event().wait(0.01)
+        job.send_signal(signal.SIGCONT)
+        until(lambda: connection.execute(WRITERS_WAITING).fetchone() != (0,))
         yield
     finally:
         connection.close()
@@ -97,18 +95,21 @@ def writers_waiting(server: LocalServer) -> Iterator[None]:
 def test_a_server_restarted_in_a_load_ends_it_clearly_and_the_next_run_finishes(
     shared: SmallRepository, server: LocalServer, how: signal.Signals
 ) -> None:
-    with shared.start_command(COMMAND) as job:
-        until(shared, 50)
-        with writers_waiting(server):
-            server.stop(how)
-        server.start()
-        _, errors = job.communicate(timeout=120)
+    with shared.start_command(COMMAND, code=STOPPING, FEATURESTORE_FAILPOINT="append.after_commit:5") as job:
+        try:
+            os.waitid(os.P_PID, job.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            with writer_waiting(server, job):
+                server.stop(how)
+            server.start()
+            _, errors = job.communicate(timeout=WAIT_S)
+        finally:
+            job.kill()
 
     assert job.returncode == 3, errors
     assert "Traceback" not in errors
     assert "was lost" in errors
     settled = shared.offline.history_rows("weather@1")
-    assert 50 <= settled < ROWS
+    assert settled == 50
     assert shared.done().loaded == LoadCounts(read=ROWS - settled, added=ROWS - settled)
     assert_whole(shared, server)
 
@@ -119,7 +120,7 @@ def test_a_lease_is_renewed_again_once_the_server_is_back(shared: SmallRepositor
         threading.Event().wait(0.3)  # renewals that find nobody
         server.start()
         until_us = held.lease.expires_at_us
-        wait_until(lambda: held.lease.expires_at_us > until_us)
+        until(lambda: held.lease.expires_at_us > until_us)
         held.check()
 
 
@@ -128,7 +129,7 @@ def test_a_job_killed_at_a_commit_is_finished_by_the_next(
     shared: SmallRepository, server: LocalServer, failpoint: str
 ) -> None:
     with shared.start_command(COMMAND, FEATURESTORE_FAILPOINT=failpoint) as job:
-        _, errors = job.communicate(timeout=120)
+        _, errors = job.communicate(timeout=WAIT_S)
     assert job.returncode == KILLED, errors
 
     settled = 20 if "before" in failpoint else 30

@@ -21,7 +21,7 @@ from benchmarks.environment import interpreter
 from featurestore_client import FeatureClient, NotFound, RequestFailed, Retries
 from serving.server import ServeOptions
 from serving.sidecar import SidecarAccess
-from tests.fix_redis import free_port
+from tests.ports import free_port
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import running

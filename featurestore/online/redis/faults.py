@@ -30,6 +30,8 @@ PRIVILEGES = (
     "+evalsha +evalsha_ro +script|load +hmget +hset +hget +hlen +hexists +hdel +hscan +unlink +time +get +set +info"
 )
 CLUSTER_PRIVILEGES = "+cluster|slots +command +asking"
+#: Without these, large writes go by script.
+TRANSACTION_PRIVILEGES = "+watch +multi +exec"
 
 
 def is_passing(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ One server holds every bucket; in a Cluster the tag `{b}` of a bucket's key says
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ FORMAT_VERSION = 1
 PORT = 6379
 #: Waits between tries grow from here to there, each cut by chance.
 BACKOFF_S, BACKOFF_S_MAX = 0.05, 1.0
+
+log = logging.getLogger(__name__)
 
 _SCHEMES = ("redis", "rediss")
 _Result = TypeVar("_Result")
@@ -70,6 +73,7 @@ class RedisServers:
             ExponentialWithJitterBackoff(base=BACKOFF_S, cap=BACKOFF_S_MAX), address.retries, faults.REDIS_ERRORS
         )
         self._pools: dict[int, redis.ConnectionPool] = {}
+        self._warned = False
         self._client: redis.Redis | RedisCluster = redis.Redis.from_url(address.url, **self._options())
         try:
             self.bounded(self._open)
@@ -83,6 +87,17 @@ class RedisServers:
             return self._retry.call_with_retry(work, lambda _: None, is_retryable=faults.is_passing)
         except faults.REDIS_ERRORS as error:
             raise faults.in_our_words(self.where, error) from error
+
+    def warn_of_scripts(self, refusal: Exception) -> None:
+        """Tell, once, that large writes are slow for want of a right."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: large writes take three times as long, by script (%s); grant the user %s (docs/online-format.md)",
+                self.where,
+                refusal,
+                faults.TRANSACTION_PRIVILEGES,
+            )
 
     def pool(self, bucket: int) -> redis.ConnectionPool:
         """Connections to the server that holds the bucket."""

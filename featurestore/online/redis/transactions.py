@@ -106,7 +106,7 @@ def write(servers: RedisServers, rows: Rows) -> tuple[int, Sequence[int]]:
     windows = rows.windows
     if len(windows) < 2:
         return 0, list(left)
-    written = _written(servers.pool(0), rows, windows)
+    written = _written(servers, rows, windows)
 
     def attempt() -> None:
         nonlocal kept
@@ -119,20 +119,26 @@ def write(servers: RedisServers, rows: Rows) -> tuple[int, Sequence[int]]:
     return kept, list(left)
 
 
-def _written(pool: redis.ConnectionPool, rows: Rows, windows: Sequence[range]) -> Iterator[tuple[range, int]]:
-    """(calls, rows kept) of each window that is written; errors of the server's own end it without a word.
+def _written(servers: RedisServers, rows: Rows, windows: Sequence[range]) -> Iterator[tuple[range, int]]:
+    """(calls, rows kept) of each window that is written; errors of the server's own end it without a word, for the
+    script to meet them, but for a right that only transactions need.
 
     Two connections take turns, so that the server writes one window while we compare the next.
     """
     lanes: list[_Lane] = []
+    pool = servers.pool(0)
     try:
-        lanes += (_Lane(pool, rows), _Lane(pool, rows))
+        for _ in range(2):
+            lanes.append(_Lane(pool, rows))
+        lanes[0].try_transaction()
         for turn in range(len(windows) + 2):
             lane, waiting = lanes[turn % 2], lanes[(turn + 1) % 2]
             if turn < len(windows):
                 lane.ask(windows[turn])
             waiting.answer()
             yield from lane.written()
+    except (redis_errors.NoPermissionError, redis_errors.ExecAbortError) as error:
+        servers.warn_of_scripts(error)
     except redis_errors.ResponseError:
         return
     finally:
@@ -149,6 +155,13 @@ class _Lane:
         self._asked: range | None = None
         #: Calls, answers to come, rows.
         self._sent: tuple[range, int, int] | None = None
+
+    def try_transaction(self) -> None:
+        """An empty one: a user without MULTI would have the writes of the first done, and not as one."""
+        self._sent = range(0), 2, 0
+        self._connection.send_packed_command([_MULTI + _EXEC])
+        self._receive(2)
+        self._sent = None
 
     def ask(self, window: range) -> None:
         """Watch and read the buckets of some calls."""

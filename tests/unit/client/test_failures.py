@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +18,10 @@ from grpc import StatusCode
 import featurestore_client as fc
 from featurestore_client.errors import RETRY_AFTER_MS
 from featurestore_client.retries import Attempts
+from tests.ports import free_port
 from tests.unit.client.scripted import Failure, scripted
 from tests.unit.serving.running import Awaited
+from tests.waiting import WAIT_S
 
 Open = Callable[..., Any]
 AWAY = Failure(StatusCode.UNAVAILABLE)
@@ -145,15 +146,9 @@ def test_pauses_grow_to_their_bound_and_differ() -> None:
 # ---------------------------------------------------------------- the channel
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_nobody_there_is_unavailable_and_says_where(open_client: Open) -> None:
     with (
-        open_client(f"127.0.0.1:{free_port()}", timeout_s=0.3) as client,
+        open_client(f"127.0.0.1:{free_port()}", retries=fc.Retries(attempts_max=2)) as client,
         pytest.raises(fc.Unavailable, match="127.0.0.1"),
     ):
         ask(client)
@@ -183,7 +178,10 @@ def test_a_file_of_authorities_makes_the_channel_tls_and_a_token_goes_with_each_
         with open_client(server.target, tls=fc.Tls(ca=tmp_path / "ca.pem"), token=lambda: next(tokens)) as client:
             ask(client)
             ask(client)
-        with open_client(server.target, timeout_s=0.3) as client, pytest.raises(fc.Unavailable):
+        with (
+            open_client(server.target, retries=fc.Retries(attempts_max=2)) as client,
+            pytest.raises(fc.Unavailable),
+        ):
             ask(client)
 
     assert [sent["authorization"] for sent in server.metadata] == ["Bearer first", "Bearer second"]
@@ -214,7 +212,7 @@ def test_a_cancelled_task_cancels_its_call() -> None:
             task.cancel()
             await task
 
-    with scripted([Failure(StatusCode.UNAVAILABLE, after_s=0.5)]) as server, pytest.raises(asyncio.CancelledError):
+    with scripted([Failure(StatusCode.UNAVAILABLE, after_s=3)]) as server, pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled(server.target))
 
 
@@ -223,7 +221,7 @@ def test_a_cancelled_task_cancels_its_call() -> None:
 
 def test_waiting_ends_when_the_server_says_that_it_serves(open_client: Open) -> None:
     with scripted(health=[NOT_READY] * 3) as server, open_client(server.target) as client:
-        client.wait_until_ready(10)
+        client.wait_until_ready(WAIT_S)
 
         assert server.health == []
 
@@ -236,13 +234,13 @@ def test_waiting_outlasts_a_server_that_is_not_there_yet(open_client: Open) -> N
         time.sleep(0.2)
         with scripted(port=port):
             came.set()
-            over.wait(20)
+            over.wait(WAIT_S)
 
     late = threading.Thread(target=come_late)
     late.start()
     try:
         with open_client(f"127.0.0.1:{port}") as client:
-            client.wait_until_ready(20)
+            client.wait_until_ready(WAIT_S)
             assert came.is_set()
     finally:
         over.set()

@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from featurestore import Condition
 from featurestore.clock import to_us
-from featurestore.errors import FeatureStoreError, InputError, SourceError, StoreBusy
+from featurestore.errors import DefinitionError, FeatureStoreError, InputError, SourceError, StoreBusy
 from featurestore.ingest.load import LoadCounts
 from featurestore.online.keys import encode_keys
 from featurestore.registry.state import PublishRecord
@@ -18,6 +19,25 @@ from tests.fix_repository import BATCH_ROWS, NOON, SmallRepository, created_tabl
 
 NOON_US = to_us(NOON)
 HOUR_US = 3_600_000_000
+
+
+@pytest.mark.parametrize("refused", ["median(temp) > 0", "round(seen, temp) > 0"])
+def test_a_condition_of_an_earlier_release_that_is_refused_is_told_and_corrected_in_place(
+    repository: SmallRepository, refused: str
+) -> None:
+    """Applied as that release did, without the judgement of this one."""
+    repository.apply(weather(conditions=[Condition(name="warm", sql=refused)]), weather(name="other"))
+    repository.write("weather/a.parquet", [("JFK", NOON, 1.0, 1), ("LGA", NOON, -1.0, 2)])
+    outcome = repository.run()
+    (fault,) = outcome.errors
+    assert isinstance(fault, DefinitionError)
+    assert [part in str(fault) for part in ("'weather@1'", "warm", "correct it", "`featurestore apply`")] == [True] * 4
+    assert [view.published is not None for view in outcome.views] == [True, False]
+
+    corrected = weather(conditions=[Condition(name="warm", sql="temp > 0")], on_violation="quarantine")
+    repository.apply(corrected, weather(name="other"))
+    repository.run()
+    assert repository.history().column("origin").to_pylist() == ["JFK"]
 
 
 # ------------------------------------------------------------------ the horizon

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import FeatureStore, FeatureView, Field, Float64, Int64
+from featurestore.cli.serve import quarantine_counter
 from featurestore.errors import InputError, StoreBusy, TooManyBreaches
 from featurestore.failpoint import KILLED
 from featurestore.ingest import set_aside
@@ -273,3 +274,14 @@ def test_what_broke_is_counted_by_rule(embedded: SmallRepository) -> None:
     assert loaded is not None
     assert loaded.breaches == {"temp:le": 25}
     assert embedded.state.runs()[0].counts[REF]["loaded"]["breaches"] == {"temp:le": 25}
+
+
+def test_a_serving_process_counts_quarantined_rows_where_that_keeps_no_job_out(repository: SmallRepository) -> None:
+    repository.apply(warm(30))
+    repository.write("weather/a.parquet", [at(2, 20.0), at(1, 40.0)])
+    repository.done()
+    with repository.opened() as opened:
+        totals = quarantine_counter(opened)
+        embedded = opened.settings.offline.kind == "duckdb"
+        assert (totals is None) == embedded
+        assert totals is None or totals() == {REF: 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import FeatureView, Int64, Volume
@@ -26,6 +26,7 @@ from featurestore.offline.history_rules import (
     volume_verdict,
 )
 from tests.fix_offline import ENGINES, append, make_view, opened_engine
+from tests.fix_properties import SHARED_FIXTURES
 from tests.oracle import Row
 
 WINDOW_US = 10
@@ -108,7 +109,7 @@ def test_entities_of_a_history_are_known_whenever_their_rows_are(store: OfflineS
     most=st.integers(0, 3),
     per=st.integers(1, 40),
 )
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=SHARED_FIXTURES)
 def test_volume_and_gaps_agree_with_counting_by_hand(
     store: OfflineStore, events: list[int], least: int | None, most: int, per: int
 ) -> None:

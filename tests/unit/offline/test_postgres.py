@@ -23,6 +23,7 @@ from featurestore.offline import postgres as module
 from featurestore.offline.base import AppendCounts
 from featurestore.offline.postgres import PostgresOfflineStore
 from tests.fix_offline import PROJECT, append, ask, make_view, select, times
+from tests.fix_postgres import new_role
 from tests.oracle import Row
 
 VIEW = make_view("text", {"delay": Int64})
@@ -303,15 +304,8 @@ def test_a_session_that_is_ended_in_an_append_keeps_nothing_of_it(
 @pytest.fixture
 def reader(postgres: str) -> Iterator[str]:
     """The address of the same database for a role that may do nothing but connect."""
-    name = "reader_" + str(conninfo.conninfo_to_dict(postgres)["dbname"])
-    role = sql.Identifier(name)
-    with by_hand(postgres) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'reading'").format(role))
-        try:
-            yield conninfo.make_conninfo(postgres, user=name, password="reading")
-        finally:
-            connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
-            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+    with new_role(postgres) as address:
+        yield address
 
 
 def test_missing_privileges_name_their_grant(make: Make, store: PostgresOfflineStore, reader: str) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from featurestore import Int64
 from featurestore.clock import from_us
-from featurestore.errors import TooManyBreaches
+from featurestore.errors import InputError, StoreBusy, TooManyBreaches
+from featurestore.ingest.quarantined_rows import SourceRows
+from featurestore.ingest.raw_rows import form_of, raw_texts
 from featurestore.offline.base import ArrivedRows, OfflineStore
 from featurestore.offline.duckdb import DuckDBOfflineStore
 from featurestore.offline.postgres import PostgresOfflineStore
-from featurestore.offline.quarantine import QUARANTINE_SCHEMA, Chosen
+from featurestore.offline.quarantine import QUARANTINE_SCHEMA, Chosen, pages
 from tests.fix_offline import ENGINES, PROJECT, append, history_table, make_view
 from tests.fix_postgres import drop_schema
 from tests.oracle import Row
@@ -55,6 +57,14 @@ def leg(sequence: int) -> Row:
     return Row(keys=(f"k{sequence}",), event=1, created=1, sequence=sequence, value=(sequence,))
 
 
+def said(number: int, rows: pa.Table) -> pa.Table:
+    """A row that was set aside, of which the source said this."""
+    kept = refused(number)
+    for name, text in (("raw", raw_texts(rows)[0]), ("raw_form", form_of(rows, text=False))):
+        kept = kept.set_column(kept.column_names.index(name), name, pa.array([text]))
+    return kept
+
+
 def ids(store: OfflineStore, **chosen: str) -> list[str]:
     return list(store.quarantine.rows(Chosen(**chosen)).column("id").to_pylist())
 
@@ -65,8 +75,10 @@ def test_rows_come_in_the_order_of_their_arrival_page_by_page(store: OfflineStor
 
     kept = store.quarantine.rows(Chosen(view=VIEW.ref))
     assert kept.equals(pa.concat_tables([refused(1), refused(2, rule="le", run="other"), refused(3)]).combine_chunks())
+    assert pa.concat_tables(pages(store.quarantine, Chosen(view=VIEW.ref), 2)).combine_chunks().equals(kept)
     page = store.quarantine.rows(Chosen(view=VIEW.ref), limit=1, after=(1, "id1"))
     assert page.column("id").to_pylist() == ["id2"]
+    assert store.quarantine.totals() == {VIEW.ref: 3}
     assert ids(store, rule="le") == ids(store, run="other") == ids(store, id="id2") == ["id2"]
     assert ids(store, view="other@1") == []
 
@@ -178,3 +190,44 @@ def test_the_table_of_an_earlier_release_grows_and_keeps_its_rows(
     assert len(set(kept.column("id").to_pylist())) == 2
     assert again.quarantine.drop(Chosen(run="old")) == 2
     again.close()
+
+
+# ------------------------------------------------------------------ as the source had them
+
+
+@pytest.mark.parametrize("rows_max", [1, 3, 100])
+def test_rows_of_several_forms_are_read_page_by_page_in_the_columns_of_all(store: OfflineStore, rows_max: int) -> None:
+    whole, text = pa.table({"delay": [1], "tail": ["N1"]}), pa.table({"delay": ["late"], "seen": [0.5]})
+    unknown = refused(4).set_column(QUARANTINE_SCHEMA.names.index("raw_form"), "raw_form", pa.array([""]))
+    append(store, VIEW, [], refused=pa.concat_tables([said(1, whole), said(2, text), said(3, whole), unknown]))
+
+    rows = SourceRows(store.quarantine, Chosen(view=VIEW.ref))
+    tables = list(rows.tables(rows_max))
+
+    assert all(table.schema == rows.schema and table.num_rows <= rows_max for table in tables)
+    found = pa.concat_tables(tables)
+    assert found.column("quarantine_id").to_pylist() == ["id1", "id2", "id3", "id4"]
+    assert found.select(["delay", "tail", "seen"]).to_pydict() == {
+        "delay": ["1", '"late"', "1", None], "tail": ["N1", None, "N1", None], "seen": [None, 0.5, None, None],
+    }  # fmt: skip
+    assert found.column_names[-3:] == ["delay", "tail", "seen"]
+
+
+def test_no_rows_are_an_empty_table_of_what_quarantine_says(store: OfflineStore) -> None:
+    rows = SourceRows(store.quarantine, Chosen(view=VIEW.ref))
+    assert (list(rows.tables()), rows.schema.names[0], len(rows.schema)) == ([], "quarantine_view", 11)
+
+
+def test_rows_of_another_form_that_come_in_meanwhile_are_told(store: OfflineStore) -> None:
+    append(store, VIEW, [], refused=said(1, pa.table({"delay": [1]})))
+    tables = SourceRows(store.quarantine, Chosen(view=VIEW.ref)).tables(1)
+    next(tables)
+    append(store, VIEW, [], refused=said(2, pa.table({"other": [1]})))
+    with pytest.raises(StoreBusy, match="run this again"):
+        next(tables)
+
+
+def test_a_column_named_as_one_of_quarantine_is_refused(store: OfflineStore) -> None:
+    append(store, VIEW, [], refused=said(1, pa.table({"quarantine_rule": [1]})))
+    with pytest.raises(InputError, match="columns named quarantine_rule.*rename them"):
+        SourceRows(store.quarantine, Chosen(view=VIEW.ref))

@@ -13,7 +13,7 @@ from featurestore.arrow_types import TIMESTAMP
 from featurestore.dtypes import Int32, Int64
 from featurestore.errors import SourceError
 from featurestore.offline import sources
-from featurestore.offline.export import write_table
+from featurestore.offline.export import table_writer
 from featurestore.offline.spine import read_spine, spine_tables
 
 KEYS, REQUEST = {"id": Int64}, {"hour": Int32}
@@ -36,10 +36,15 @@ def small_groups(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, row_group_size=3)
 
 
+def as_we_write(table: pa.Table, path: Path) -> None:
+    with table_writer(path, table.schema) as write:
+        write(table)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 23])
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("a.parquet", small_groups), ("a.arrow", write_table), ("a.csv", write_table)],
+    [("a.parquet", small_groups), ("a.arrow", as_we_write), ("a.csv", as_we_write)],
     ids=["parquet", "arrow", "csv"],
 )
 def test_pieces_are_of_the_size_asked_for_and_the_file_together(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.online.base import OnlineStore
@@ -23,6 +23,7 @@ from featurestore.online.row_codec import OrderKeys, RowEncoder
 from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.repository import Repository
 from tests.fix_online_store import ALL_BUCKETS, FIELDS, VIEW, buckets, keys_of, raised, rows_at, rows_of, values_of
+from tests.fix_properties import SHARED_FIXTURES
 from tests.fix_redis import KINDS, RedisFarm
 
 
@@ -267,7 +268,7 @@ def test_many_keys_come_back_in_order(store: OnlineStore) -> None:
     assert values_of(rows) == [number if number in known else None for number in asked]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=SHARED_FIXTURES)
 @given(
     writes=st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(-3, 9)), max_size=30), min_size=1, max_size=6),
     data=st.data(),

@@ -17,7 +17,9 @@ from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore.online.redis.faults import PRIVILEGES
 from tests.fix_online_store import ALL_BUCKETS, VIEW, keys_of, rows_at, values_of
 from tests.fix_proxy import Proxy
-from tests.fix_redis import PASSWORD, RedisFarm, RedisProcess, free_port, wait_until
+from tests.fix_redis import PASSWORD, RedisFarm, RedisProcess
+from tests.ports import free_port
+from tests.waiting import until
 
 
 def refusal(address: RedisAddress, kind: type[FeatureStoreError] = ConfigError, **changes: Any) -> str:
@@ -253,7 +255,7 @@ def test_full_memory_is_full_leaves_whole_rows_and_a_later_try_succeeds(server: 
 def test_a_replica_cannot_be_written_to_and_says_so(server: RedisProcess, tmp_path: Path) -> None:
     with RedisProcess(tmp_path / "replica", "--replicaof", "127.0.0.1", str(server.port)) as replica:
         RedisOnlineStore("flights", RedisAddress(url=server.url)).close()
-        wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up")
+        until(lambda: replica.client.info("replication")["master_link_status"] == "up")
         store = RedisOnlineStore("flights", RedisAddress(url=replica.url, retries=0))
         with pytest.raises(StoreUnreachable, match="this is a replica.*name the primary"):
             store.write(VIEW, keys_of(1), rows_at(1, 10))

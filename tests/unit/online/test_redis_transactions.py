@@ -18,6 +18,8 @@ from tests.fix_redis import PASSWORD, RedisProcess
 
 #: Some ten windows.
 MANY = list(range(20_000))
+#: What a transaction needs beside `PRIVILEGES`.
+TRANSACTIONS = ["+watch", "+multi", "+exec"]
 
 
 @pytest.fixture(params=["redis-server", "valkey-server"], scope="module")
@@ -107,17 +109,29 @@ def test_a_row_that_comes_between_the_look_and_the_write_is_not_written_over(
     rival.close()
 
 
-def test_a_user_who_may_not_use_transactions_writes_by_script(server: RedisProcess, store: RedisOnlineStore) -> None:
-    rights = ["on", f">{PASSWORD}", "resetkeys", "~fs*", "-@all", *PRIVILEGES.split()]
+@pytest.mark.parametrize("lacking", TRANSACTIONS)
+def test_a_user_who_may_not_use_transactions_writes_by_script_and_is_told_once(
+    server: RedisProcess, store: RedisOnlineStore, caplog: pytest.LogCaptureFixture, lacking: str
+) -> None:
+    granted = [right for right in TRANSACTIONS if right != lacking]
+    rights = ["on", f">{PASSWORD}", "resetkeys", "~fs*", "-@all", *PRIVILEGES.split(), *granted]
     server.client.execute_command("ACL", "SETUSER", "narrow", *rights)
     address = RedisAddress(url=server.url, username="narrow", password=PASSWORD, retries=0)
     narrow = RedisOnlineStore("flights", address)
 
-    assert narrow.write(VIEW, keys_of(*MANY), rows_at(1, *MANY)) == len(MANY)
+    for sequence in (1, 2):
+        assert narrow.write(VIEW, keys_of(*MANY), rows_at(sequence, *MANY)) == len(MANY)
 
     assert values_of(store.read(VIEW, keys_of(*MANY))) == MANY
-    assert calls(server, "exec") == 0
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"'{lacking[1:]}'" in told
+    assert "grant the user +watch +multi +exec" in told
     narrow.close()
+
+
+def test_who_may_use_transactions_is_told_nothing(store: RedisOnlineStore, caplog: pytest.LogCaptureFixture) -> None:
+    store.write(VIEW, keys_of(*MANY), rows_at(1, *MANY))
+    assert caplog.records == []
 
 
 def test_a_foreign_key_is_told_by_a_large_write_too(server: RedisProcess, store: RedisOnlineStore) -> None:

@@ -40,6 +40,7 @@ from featurestore.registry.plan import Plan, make_plan
 from featurestore.registry.registry import Registry, open_state
 from featurestore.registry.state import PublishRecord, StateStore
 from tests.fix_registry import on_both
+from tests.waiting import WAIT_S
 
 CLOCK = FixedClock(datetime(2024, 5, 1, 12, tzinfo=UTC))
 AIRPORT = Entity(name="airport", join_keys={"airport": String})
@@ -372,11 +373,11 @@ def test_the_second_of_two_applies_waits_and_sees_the_result_of_the_first(shop: 
     other = Shop.open(shop.folder, shop.where)
     answers: list[ApplyResult] = []
     with applying(shop.state, 0):
-        second = threading.Thread(target=lambda: answers.append(other.apply(declare(WEATHER), wait_s=10)))
+        second = threading.Thread(target=lambda: answers.append(other.apply(declare(WEATHER), wait_s=WAIT_S)))
         second.start()
         time.sleep(0.2)
         assert answers == []
-    second.join(timeout=30)
+    second.join(timeout=WAIT_S)
     other.close()
     assert answers[0].revision == 1
     assert shop.apply(declare(WEATHER)).steps == ()
@@ -407,7 +408,7 @@ sys.path.insert(0, sys.argv[3])
 import test_apply as t
 where = Path(sys.argv[2]) if sys.argv[2].startswith("/") else sys.argv[2]
 shop = t.Shop.open(Path(sys.argv[1]), where)
-result = shop.apply(t.target(), allow_data_loss=True, wait_s=30)
+result = shop.apply(t.target(), allow_data_loss=True, wait_s=100)
 print(len(result.steps), "steps")
 """
 OLD = replace(WEATHER, name="old")

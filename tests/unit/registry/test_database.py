@@ -192,6 +192,12 @@ def test_a_path_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
         open_file(tmp_path)
 
 
+def test_a_place_that_takes_no_write_ahead_log_is_refused() -> None:
+    """As a file system without shared memory; SQLite says so in its answer only."""
+    with pytest.raises(StoreError, match=r":memory:: SQLite keeps no write-ahead log there.*on a local disk"):
+        open_file(Path(":memory:"))
+
+
 def test_waiting_for_a_writer_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     database = open_file(path, wait_s=0.1)

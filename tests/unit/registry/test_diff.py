@@ -89,6 +89,13 @@ RULE_CHANGES: dict[str, dict[str, Any]] = {
     "max_breach_share 0.01 -> 0.0": {"max_breach_share": 0.0},
 }
 
+REFUSED = [
+    "median(temp) > 0",
+    "round(count, temp) > 0",
+    "event_timestamp > TIMESTAMPTZ '2013-02-30 00:00:00+00'",
+]
+
+
 COMPATIBLE: dict[str, FeatureView] = {
     "field wind (float64) is added": replace(WEATHER, schema=[*WEATHER.schema, Field(name="wind", dtype=Float64)]),
     "field n (int32) is added, 0 in rows written before": replace(
@@ -181,6 +188,13 @@ def test_breaking_changes_of_a_view(what: str) -> None:
 def test_changes_of_the_rules_of_a_view(what: str) -> None:
     told = view_changes(RULED, replace(RULED, **RULE_CHANGES[what]), SCHEMAS)
     assert told == [Change(what=what, impact="breaking" if what.endswith(NARROWS) else "compatible")]
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_a_condition_that_judges_no_row_any_more_may_be_corrected_in_place(refused: str) -> None:
+    applied = replace(RULED, conditions=[replace(HOT, sql=refused)])
+    (change,) = view_changes(applied, RULED, SCHEMAS)
+    assert (change.what, change.impact) == (f"condition hot: sql {refused!r} -> 'temp > 0'", "compatible")
 
 
 def test_the_first_bound_of_a_field_refuses_nan_too() -> None:

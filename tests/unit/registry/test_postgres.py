@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import pytest
-from psycopg import conninfo, sql
+from psycopg import conninfo
 
 from featurestore.clock import SystemClock, to_us
 from featurestore.errors import ConfigError, StoreBusy, StoreError, StoreUnreachable
@@ -19,7 +18,8 @@ from featurestore.registry.postgres import open_server
 from featurestore.registry.registry import open_state
 from featurestore.registry.schema import metadata
 from featurestore.registry.state import StateStore
-from tests.fix_postgres import drop_schema, local_server
+from tests.fix_postgres import drop_schema, local_server, new_role
+from tests.waiting import until
 
 REF = "weather@1"
 
@@ -97,15 +97,8 @@ def test_tables_of_a_newer_release_are_refused(url: str) -> None:
 @pytest.fixture
 def clerk(url: str) -> Iterator[str]:
     """The same database for a role that may do nothing but connect."""
-    name = f"clerk_{conninfo.conninfo_to_dict(url)['dbname']}"
-    role = sql.Identifier(name)
-    with by_hand(url) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'writing'").format(role))
-        try:
-            yield conninfo.make_conninfo(url, user=name, password="writing")
-        finally:
-            connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
-            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+    with new_role(url) as address:
+        yield address
 
 
 def test_who_lacks_a_right_is_told_the_grant(url: str, clerk: str) -> None:
@@ -209,6 +202,23 @@ def test_writers_of_a_project_wait_bounded_and_those_of_another_and_readers_do_n
         assert second.take_sequences(REF, 1) == 1
 
 
+def test_a_turn_that_does_not_come_keeps_no_connection(url: str) -> None:
+    """Nor does it where the kept connection had been cut, and the turn was waited for on another."""
+
+    def meanwhile() -> None:
+        with second.read() as connection:
+            kept = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with by_hand(url) as connection:
+            connection.execute("SELECT pg_terminate_backend(%s, 60000)", [kept])
+        with pytest.raises(StoreBusy) as busy, second.write():
+            pass
+        assert busy.value.__traceback__ is not None, "which names all that its calls held"
+        assert second._reader.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+    with opened(url) as (database, _), opened(url, wait_s=0.1) as (second, _):
+        note_revision(database, meanwhile)
+
+
 def test_a_read_sees_one_state(url: str) -> None:
     with opened(url) as (database, _), database.read() as reading:
         assert reading.exec_driver_sql("SELECT count(*) FROM projects").scalar() == 0
@@ -218,9 +228,9 @@ def test_a_read_sees_one_state(url: str) -> None:
 
 def test_a_writer_that_stands_still_gives_its_turn_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is paused in the midst of a transaction, or whose host is cut off."""
-    monkeypatch.setattr(in_postgres, "IDLE_IN_TRANSACTION_S_MAX", 1)
-    with opened(url) as (paused, _), opened(url) as (_, state):
-        with pytest.raises(StoreError, match="ended the work"):
+    with opened(url, wait_s=60) as (_, state):
+        monkeypatch.setattr(in_postgres, "IDLE_IN_TRANSACTION_S_MAX", 1)
+        with opened(url) as (paused, _), pytest.raises(StoreError, match="ended the work"):
             note_revision(paused, meanwhile=lambda: state.take_sequences(REF, 1))  # waits for its turn
         assert state.take_sequences(REF, 1) == 2
 
@@ -239,8 +249,5 @@ def test_leases_run_by_the_clock_of_the_server(url: str, monkeypatch: pytest.Mon
 def test_processes_that_end_leave_no_session(url: str) -> None:
     with opened(url):
         pass
-    deadline = time.monotonic() + 5
     with by_hand(url) as connection:
-        while connection.execute(f"SELECT count(*) {SESSIONS}").fetchone() != (0,):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: connection.execute(f"SELECT count(*) {SESSIONS}").fetchone() == (0,))

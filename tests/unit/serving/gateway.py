@@ -16,6 +16,7 @@ from serving.rest import Authenticate, anyone
 from serving.rest_server import RestOptions, rest_serving
 from serving.telemetry import Telemetry
 from serving.wire import Limits
+from tests.waiting import WAIT_S
 
 
 @contextmanager
@@ -48,9 +49,9 @@ def gateway(
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        yield address.result(timeout=20)
+        yield address.result(timeout=WAIT_S)
     finally:
-        loop, stop = stopping.result(timeout=20)
+        loop, stop = stopping.result(timeout=WAIT_S)
         loop.call_soon_threadsafe(stop.set)
-        thread.join(timeout=20)
+        thread.join(timeout=WAIT_S)
         assert not thread.is_alive()

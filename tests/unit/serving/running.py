@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,10 +14,12 @@ import grpc
 from featurestore.errors import FeatureStoreError
 from featurestore_client import AsyncFeatureClient
 from serving.engine import Engine
+from serving.metrics import Family
 from serving.push import PushDoor
 from serving.server import ServeOptions, serving
 from serving.servicer import SERVICE
 from serving.telemetry import Telemetry
+from tests.waiting import WAIT_S
 
 
 class Running:
@@ -31,20 +32,32 @@ class Running:
         self._telemetry, self._push = telemetry, push
         self._thread = threading.Thread(target=self._run, args=(engine, options))
         self._thread.start()
-        self.target = self._address.result(timeout=20)
+        self.target = self._address.result(timeout=WAIT_S)
 
     def stop(self) -> None:
         """Begin to drain."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
             self._loop.call_soon_threadsafe(self._stopping.set)
 
-    def occupy(self, seconds: float) -> None:
-        """Let the event loop do nothing for a while, as long work would."""
-        self._loop.call_soon_threadsafe(time.sleep, seconds)
+    @contextlib.contextmanager
+    def occupied(self) -> Iterator[None]:
+        """The event loop does nothing else for the block, as during long work."""
+        begun, over = threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            over.wait(WAIT_S)
+
+        self._loop.call_soon_threadsafe(work)
+        assert begun.wait(WAIT_S)
+        try:
+            yield
+        finally:
+            over.set()
 
     def join(self) -> None:
         """Wait for the end."""
-        self._thread.join(timeout=20)
+        self._thread.join(timeout=WAIT_S)
         assert not self._thread.is_alive()
 
     def _run(self, engine: Engine, options: ServeOptions) -> None:
@@ -76,18 +89,17 @@ def server(
         running.join()
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for it to hold."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
-
-
-def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] = (), timeout_s: float = 5) -> bytes:
+def raw_call(target: str, message: bytes, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
     """GetOnlineFeatures with any bytes, without retries."""
     with grpc.insecure_channel(target) as channel:
-        return channel.unary_unary(f"/{SERVICE}/GetOnlineFeatures")(message, timeout=timeout_s, metadata=metadata)
+        return channel.unary_unary(f"/{SERVICE}/GetOnlineFeatures")(message, timeout=WAIT_S, metadata=metadata)
+
+
+def gauge(telemetry: Telemetry, family: Family) -> float:
+    """A gauge without labels, as a scrape would find it."""
+    (value,) = telemetry.metrics.snapshot().values[family.name].values()
+    assert isinstance(value, int | float)
+    return value
 
 
 class Awaited:

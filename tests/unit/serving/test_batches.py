@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import FeatureService
@@ -20,6 +20,7 @@ from serving.batches import Batches, here
 from serving.lookup import Request, ServiceLookup
 from serving.response import OnlineResponse
 from serving.wire import ReplyEncoder
+from tests.fix_properties import SHARED_FIXTURES
 from tests.unit.serving.world import (
     HOUR_US,
     NOW_US,
@@ -88,7 +89,7 @@ def require_as_alone(world: World, service: FeatureService, requests: Sequence[R
         require_same(lookup, answer, asyncio.run(Batches(lookup, exchanges).alone(request, here)), service)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=SHARED_FIXTURES)
 @given(requests=st.lists(st.tuples(st.lists(st.sampled_from([*THINGS, 9, None])), MAX_AGES), min_size=1, max_size=5))
 def test_every_type_is_answered_together_as_alone(
     filled: World, requests: list[tuple[list[int | None], timedelta | None]]
@@ -98,7 +99,7 @@ def test_every_type_is_answered_together_as_alone(
     require_as_alone(filled, all_types, checked)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=SHARED_FIXTURES)
 @given(
     requests=st.lists(
         st.tuples(st.lists(st.tuples(ORIGINS, st.sampled_from([1, 2, None]), st.integers(0, 23))), MAX_AGES),

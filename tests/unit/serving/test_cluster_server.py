@@ -16,8 +16,9 @@ from serving.server import ServeOptions
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from tests.fix_redis import RedisFarm
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import CLOCK, HOUR_US, NOW_US, World, weather
+from tests.waiting import until
 
 ORIGINS = [f"A{number:02}" for number in range(60)]
 

@@ -48,8 +48,9 @@ from serving.telemetry import Telemetry, TelemetryOptions
 from serving.view_gauges import watch_views
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.metrics_worker import publish_until_told
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import HOUR_US, NOW, NOW_US
+from tests.waiting import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -403,46 +404,6 @@ def test_a_scrape_tells_what_clients_got(backend: Backend, observed: tuple[str, 
     assert after["featurestore_requests_in_flight", ()] == 0
     assert after["featurestore_view_freshness_promise_seconds", (("view", "delays@2"),)] == 6 * 3600
     assert after["featurestore_workers", ()] == 1
-
-
-def test_the_age_of_each_view_is_that_of_its_newest_published_event(backend: Backend) -> None:
-    metrics = Metrics()
-    watch_views(metrics, lambda: backend.engine().catalog.views, backend.state, FixedClock(NOW))
-    backend.publish("weather@1", NOW_US - 90_000_000)
-    backend.publish("delays@2", NOW_US - HOUR_US)
-
-    snapshot = metrics.snapshot()
-
-    ages = {("weather@1",): 90.0, ("delays@2",): 3600.0}
-    assert of(snapshot, "featurestore_view_watermark_age_seconds") == ages, "nothing of a view never published"
-    assert of(snapshot, "featurestore_view_freshness_promise_seconds") == {("delays@2",): 6 * 3600.0}
-
-
-def test_the_last_load_of_each_view_tells_how_it_kept_its_contract(backend: Backend) -> None:
-    """A run that found nothing new, or replayed, leaves the figures of the load; a view not served is not told of."""
-
-    def ran(kind: str, error: str | None = None, **loaded: object) -> None:
-        run = backend.state.start_run(kind, ["weather@1"])
-        counts = {"loaded": loaded or None, "published": None, "error": error}
-        backend.state.finish_run(run.id, "succeeded", {"weather@1": counts, "gone@1": counts})
-
-    ran("materialize-incremental", read=10, quarantined=9, warned=0, breaches={"temp:le": 9})
-    ran("materialize-incremental", read=100, quarantined=2, warned=1, breaches={"temp:le": 2, "sky:pattern": 1})
-    ran("replay", read=2, quarantined=1, warned=0, breaches={"temp:le": 1})
-    ran("materialize-incremental", "the store is away", read=0, quarantined=0, warned=0, breaches={})
-    metrics = Metrics()
-    watch_views(metrics, lambda: backend.engine().catalog.views, backend.state, FixedClock(NOW))
-
-    snapshot = metrics.snapshot()
-
-    assert of(snapshot, "featurestore_view_load_rows") == {
-        ("weather@1", "read"): 100, ("weather@1", "quarantined"): 2, ("weather@1", "warned"): 1,
-    }  # fmt: skip
-    assert of(snapshot, "featurestore_view_load_breaches") == {
-        ("weather@1", "temp:le"): 2,
-        ("weather@1", "sky:pattern"): 1,
-    }
-    assert of(snapshot, "featurestore_view_run_failed") == {("weather@1",): 1}
 
 
 def test_a_request_that_its_caller_gives_up_is_counted_so(backend: Backend) -> None:

@@ -11,15 +11,16 @@ import pytest
 
 from featurestore import Status
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
-from featurestore_client import FeatureClient, OnlineReply, StaleReason, Unavailable
+from featurestore_client import FeatureClient, OnlineReply, Retries, StaleReason, Unavailable
 from serving import cached_reader
 from serving.engine import Engine
 from serving.server import ServeOptions
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from tests.fix_redis import RedisProcess
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import CLOCK, HOUR_US, NOW_US, World, weather
+from tests.waiting import WAIT_S, until
 
 #: Long enough for a busy machine to read tokens in, and short enough to wait for.
 LONG_S, SHORT_S = 10.0, 0.2
@@ -54,7 +55,7 @@ def engine(
 
 
 def asked(client: FeatureClient, *origins: str) -> OnlineReply:
-    return client.get_online_features("airport_now", {"origin": list(origins)}, timeout_s=5.0)
+    return client.get_online_features("airport_now", {"origin": list(origins)}, timeout_s=WAIT_S)
 
 
 def statuses(client: FeatureClient, *origins: str) -> list[int]:
@@ -121,7 +122,7 @@ def test_without_a_store_cached_rows_are_stale_and_others_errors_where_that_is_a
         assert reply.to_numpy()["temp"].tolist()[0] == 1.5
         assert reply.validity()["temp"].tolist() == [True, False]
         redis_server.start()
-        until(lambda: statuses(client, "JFK") == [Status.NOT_FOUND], timeout_s=30.0)  # it came back empty
+        until(lambda: statuses(client, "JFK") == [Status.NOT_FOUND])  # it came back empty
         backend.world.put(weather, {"origin": ["JFK"]}, {"temp": [1.5], "wind": [0.1], "sky": ["clear"]})
         until(lambda: statuses(client, "JFK") == [Status.PRESENT])
 
@@ -131,13 +132,13 @@ def test_without_a_store_requests_fail_where_nothing_else_is_asked_for(
 ) -> None:
     with (
         server(engine(backend, tmp_path, bound_s=SHORT_S), OPTIONS) as running,
-        FeatureClient(running.target) as client,
+        FeatureClient(running.target, retries=Retries(attempts_max=3)) as client,
     ):
         assert statuses(client, "JFK") == [Status.PRESENT]
         redis_server.kill()
         time.sleep(2 * SHORT_S)
         with pytest.raises(Unavailable, match="cannot be reached"):
-            client.get_online_features("airport_now", {"origin": ["JFK"]}, timeout_s=1.0)
+            client.get_online_features("airport_now", {"origin": ["JFK"]}, timeout_s=WAIT_S)
 
 
 def test_a_preload_that_fails_is_told_and_the_worker_serves(

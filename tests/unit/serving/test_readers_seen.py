@@ -15,8 +15,9 @@ from serving.plan import compile_plan
 from serving.readers_seen import PLANS_MAX, ReadersSeen
 from serving.server import ServeOptions
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server, until
+from tests.unit.serving.running import server
 from tests.unit.serving.world import DEFINITIONS, airport_now, departures
+from tests.waiting import until
 
 SCHEMAS = {ref: {1: view.schema} for ref, view in DEFINITIONS.views.items()}
 PLAN = compile_plan(departures, DEFINITIONS.views, SCHEMAS)

@@ -391,6 +391,7 @@ def test_the_page_of_what_there_is_to_call_needs_no_network(rest: httpx.Client) 
     assert "GET /ready" in page
     assert "max_age_s" in page
     assert "Rows whose event is older are STALE, in seconds." in page
+    assert "&quot;online&quot; or &quot;offline&quot; or &quot;online_and_offline&quot;" in page
     links = set(re.findall(r'href="([^"]*)"', page)) - {"/openapi.json"}
     assert links
     assert {link.removeprefix("#") for link in links} <= set(re.findall(r'id="([^"]*)"', page)), "links lead nowhere"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from tests.unit.serving.world import (
     key_arrays,
     weather,
 )
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -128,13 +128,6 @@ def test_rows_beyond_the_queue_are_dropped_and_counted(full: World, tmp_path: Pa
     read = ReadLog()
     assert read_all(tmp_path / "log", read).num_rows == 0
     assert read.dropped == 12
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.01)
 
 
 def test_a_log_that_cannot_be_written_keeps_no_request_waiting(

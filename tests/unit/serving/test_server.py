@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -25,6 +24,7 @@ from tests.unit.serving.world import (
     delays,
     weather,
 )
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -37,13 +37,6 @@ def target(backend: Backend) -> Iterator[str]:
 def client(target: str) -> Iterator[FeatureClient]:
     with FeatureClient(target) as made:
         yield made
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- what it notices
@@ -91,13 +84,7 @@ def test_rows_of_a_schema_applied_a_moment_ago_are_read(backend: Backend) -> Non
         columns = {"temp": [9], "wind": [None], "sky": [None], "gust": [3]}
         backend.world.put(newer, {"origin": ["JFK"]}, columns, NOW_US + 1, schema_id=2)
 
-        reply = (
-            client.get_online_features(["weather:temp", "weather:gust"], {"origin": ["JFK"]})
-            if False
-            else (client.get_online_features(["weather:temp"], {"origin": ["JFK"]}))
-        )
-
-        assert reply.to_numpy()["temp"].tolist() == [9.0]
+        assert client.get_online_features(["weather:temp"], {"origin": ["JFK"]}).to_numpy()["temp"].tolist() == [9.0]
         assert client.get_online_features(["weather:gust"], {"origin": ["JFK"]}).to_numpy()["gust"].tolist() == [3]
 
 

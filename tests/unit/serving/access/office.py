@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,13 +89,6 @@ def refusal(ask: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(RequestFailed) as caught:
         ask()
     return caught.value.code, caught.value.message
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.05)
 
 
 def lets_in(client: FeatureClient, service: str | list[str] = "airport_now") -> bool:

@@ -16,8 +16,9 @@ import trustme
 from featurestore_client import FeatureClient, RequestFailed
 from serving.access.tokens import new_token
 from tests.fix_issuer import AUDIENCE, NAME, SigningKey, issuing
-from tests.unit.serving.access.office import KEYS, Office, lets_in, refusal, until
+from tests.unit.serving.access.office import KEYS, Office, lets_in, refusal
 from tests.unit.serving.conftest import Backend
+from tests.waiting import until
 
 # ---------------------------------------------------------------- certificates
 

@@ -26,9 +26,10 @@ from serving.engine import INLINE_BYTES_MAX
 from serving.server import ServeOptions
 from serving.servicer import SERVICE
 from serving.status_codes import ErrorInterceptor
-from tests.unit.serving.access.office import GRANTS, KEYS, TOKENS, Office, lets_in, refusal, until
+from tests.unit.serving.access.office import GRANTS, KEYS, TOKENS, Office, lets_in, refusal
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import server
+from tests.waiting import until
 
 # ---------------------------------------------------------------- tokens and grants
 

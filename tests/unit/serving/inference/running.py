@@ -20,6 +20,7 @@ from serving.inference._pb.inference import open_inference_pb2 as pb
 from serving.inference.server import SidecarOptions, sidecar
 from serving.inference.servicer import SERVICE
 from serving.inference.tensors import datatype_of, from_raw, to_raw
+from tests.waiting import WAIT_S
 
 POLL_S = 0.05
 
@@ -31,7 +32,7 @@ class RunningSidecar:
         self._address: Future[str] = Future()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(options),))
         self._thread.start()
-        self.address = self._address.result(timeout=30)
+        self.address = self._address.result(timeout=WAIT_S)
         self.channel = grpc.insecure_channel(self.address)
 
     def stop(self) -> None:
@@ -41,7 +42,7 @@ class RunningSidecar:
 
     def join(self) -> None:
         """Wait for the end."""
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=WAIT_S)
         assert not self._thread.is_alive()
         self.channel.close()
 
@@ -56,17 +57,17 @@ class RunningSidecar:
 
     # ------------------------------------------------------------------ calls
 
-    def call(self, method: str, request: Any, reply: type[Any], timeout_s: float = 20) -> Any:
+    def call(self, method: str, request: Any, reply: type[Any], timeout_s: float = WAIT_S) -> Any:
         """One call of the protocol."""
         send = self.channel.unary_unary(f"/{SERVICE}/{method}", response_deserializer=reply.FromString)
         return send(request if isinstance(request, bytes) else request.SerializeToString(), timeout=timeout_s)
 
-    def reply(self, model: str, inputs: Mapping[str, NDArray], timeout_s: float = 20, **asked: Any) -> Any:
+    def reply(self, model: str, inputs: Mapping[str, NDArray], timeout_s: float = WAIT_S, **asked: Any) -> Any:
         """The reply of ModelInfer, inputs raw."""
         return self.call("ModelInfer", infer_request(model, inputs, **asked), pb.ModelInferResponse, timeout_s)
 
     def infer(
-        self, model: str, inputs: Mapping[str, NDArray], timeout_s: float = 20, **asked: Any
+        self, model: str, inputs: Mapping[str, NDArray], timeout_s: float = WAIT_S, **asked: Any
     ) -> dict[str, NDArray]:
         """The outputs of ModelInfer by name."""
         return outputs_of(self.reply(model, inputs, timeout_s, **asked))

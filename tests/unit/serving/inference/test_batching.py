@@ -22,11 +22,11 @@ from serving.inference.tally import Tally
 from serving.inference.tensors import Tensor
 from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import RunningSidecar, infer_request, rows, running
-from tests.unit.serving.running import until
+from tests.waiting import WAIT_S, until
 
 WEIGHTS = np.array([1.0, 10.0, 100.0], np.float32)
-#: Turns of the spinner that take some 2 s here, and surely more than its limit.
-LONG = 700_000
+#: Turns of the spinner that take more than a second, so that it is seen at work beyond its limit.
+LONG = 2_000_000
 
 
 def configure(root: Path, model: str, text: str) -> None:
@@ -163,7 +163,7 @@ def test_a_batcher_is_drained_though_those_who_waited_went_away() -> None:
         asked = asyncio.create_task(made.infer(ones(1), 1))
         await asyncio.sleep(0)
         asked.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await made.drain()
 
     asyncio.run(work())
@@ -176,7 +176,7 @@ def test_a_request_without_rows_is_answered_before_its_batcher_is_drained() -> N
         made = batcher(gate, max_delay_ms=50)
         asked = asyncio.create_task(made.infer(ones(0), 0))
         await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await made.drain()
             (answered,) = await asked
         assert answered.shape == (0, 1)
@@ -202,15 +202,16 @@ def test_a_request_waits_for_others_as_long_as_it_may() -> None:
     gate.through.release(100)
 
     async def scene() -> None:
-        own = batcher(gate, max_delay_ms=200.0, max_batch_rows=4)
-        await asyncio.gather(own.infer(ones(1), 1), own.infer(ones(1), 1))
-        began = time.perf_counter()
-        await asyncio.gather(own.infer(ones(3), 3), own.infer(ones(1), 1))
-        assert time.perf_counter() - began < 0.2, "a full batch waits for nobody"
+        patient = batcher(gate, max_delay_ms=10_000.0, max_batch_rows=4)
+        first = asyncio.create_task(patient.infer(ones(1), 1))
+        await asyncio.sleep(0.05)
+        assert gate.batches == []
+        await asyncio.gather(first, patient.infer(ones(3), 3))  # a full batch waits for nobody
+        await batcher(gate, max_delay_ms=1.0, max_batch_rows=4).infer(ones(2), 2)
 
     run(scene())
 
-    assert gate.batches == [2, 4]
+    assert gate.batches == [4, 2]
 
 
 # ------------------------------------------------------------------ over the wire
@@ -258,7 +259,7 @@ def test_a_model_that_hangs_is_not_ready_others_are_and_it_comes_back(sidecar: R
     assert {given_up.value.code(), refused.value.code()} == {grpc.StatusCode.UNAVAILABLE}
     assert (sidecar.ready("spinner"), sidecar.health("spinner")) == (False, "NOT_SERVING")
     assert sidecar.infer("linear", {"x": rows(1)})["y"].shape == (1, 1)
-    until(lambda: turns(sidecar), timeout_s=60)
+    until(lambda: turns(sidecar))
     assert (sidecar.ready("spinner"), sidecar.health("spinner")) == (True, "SERVING")
 
 
@@ -272,19 +273,19 @@ def turns(sidecar: RunningSidecar) -> bool:
 
 def test_a_caller_with_a_deadline_is_answered_by_it(sidecar: RunningSidecar) -> None:
     with pytest.raises(grpc.RpcError) as late:
-        sidecar.infer("spinner", {"turns": np.array([LONG])}, timeout_s=0.05)
+        sidecar.infer("spinner", {"turns": np.array([LONG // 4])}, timeout_s=0.05)
 
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    until(lambda: turns(sidecar), timeout_s=60)
+    until(lambda: turns(sidecar))
 
 
 def test_a_sidecar_that_stops_finishes_what_it_began(tmp_path: Path) -> None:
     models.write_spinner(tmp_path / "spinner" / "1")
     with running(tmp_path) as made:
         send = made.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        request = infer_request("spinner", {"turns": np.array([LONG // 2])})
-        under_way = send.future(request.SerializeToString(), timeout=20)
-        time.sleep(0.1)
+        request = infer_request("spinner", {"turns": np.array([LONG])})
+        under_way = send.future(request.SerializeToString(), timeout=WAIT_S)
+        time.sleep(0.5)
         made.stop()
-        under_way.result(timeout=20)
+        under_way.result(timeout=WAIT_S)
         made.join()

@@ -15,10 +15,10 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.fix_redis import free_port
+from tests.ports import free_port
 from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import RunningSidecar, rows, running
-from tests.unit.serving.running import until
+from tests.waiting import until
 
 ONE = np.ones((1, 3), np.float32)
 
