@@ -278,16 +278,10 @@ def _edges(buckets: NDArray[np.uint16], offsets: NDArray[np.int64]) -> list[int]
     return [*np.flatnonzero(new).tolist(), count]
 
 
-def _flat(answers: Sequence[Sequence[bytes | None]]) -> pa.BinaryArray:
-    """Answers that are lists of values, as one array."""
-    arrays = [pa.array(answer, pa.binary()) for answer in answers]
-    return pa.concat_arrays(arrays) if arrays else pa.array([], pa.binary())
-
-
 def _sorted_rows(buckets: NDArray[np.int64], found: Sequence[list[bytes]]) -> pa.Table:
     """Fields and values one after the other, as rows in order; the token is none, and a field may come twice."""
-    flat = _flat(found)
-    keys, rows = flat.take(pa.array(np.arange(0, len(flat), 2))), flat.take(pa.array(np.arange(1, len(flat), 2)))
+    flat = list(chain.from_iterable(found))
+    keys, rows = pa.array(flat[::2], pa.binary()), pa.array(flat[1::2], pa.binary())
     prefix = packing.from_matrix(np.ascontiguousarray(buckets, dtype=">u2").view(np.uint8).reshape(-1, _BUCKET_BYTES))
     placed = packing.join([prefix, keys])
     order = pc.array_sort_indices(placed)
