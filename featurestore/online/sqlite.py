@@ -312,7 +312,8 @@ def _scanned(sizes: str, data: bytes) -> tuple[pa.BinaryArray, pa.BinaryArray]:
     """(keys, rows) of records (bucket, key, row) one after the other."""
     places = np.fromstring(sizes, dtype=np.int64, sep=",")
     edges = np.zeros((len(places), 3), dtype=np.int64)
-    edges[:, 0], edges[:, 1] = _BUCKET_BYTES, places >> sql.ROW_BITS
+    edges[:, 1] = places >> sql.ROW_BITS
+    edges[:, 0] = np.minimum(edges[:, 1], _BUCKET_BYTES)  # a key that is shorter is not ours
     edges[:, 2] = edges[:, 1] + (places & _ROW_MASK)
     edges[1:] += np.cumsum(edges[:-1, 2])[:, None]
     ends = np.append(0, edges.ravel()).astype(np.int32)

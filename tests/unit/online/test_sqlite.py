@@ -68,6 +68,20 @@ def test_a_batch_too_large_for_one_value_is_scanned_in_smaller_ones(path: Path, 
         assert pa.concat_arrays([part[place] for part in parts]).equals(whole[0][place])
 
 
+def test_rows_that_others_wrote_are_scanned_as_the_bytes_they_are(store: SqliteOnlineStore) -> None:
+    store.write(VIEW, keys_of(1, 2), rows_at(1, 1, 2))
+    own = dict(zip(*(column.to_pylist() for column in next(store.scan(VIEW, 10))), strict=True))
+
+    with store.transaction() as connection:
+        foreign = [(1, b"\7", "tëxt"), (1, b"\7\7", b""), (1, b"\7\7\0key", b"\0row\0")]
+        connection.executemany("INSERT INTO online_row VALUES (?, ?, ?)", foreign)
+
+    ((keys, rows),) = store.scan(VIEW, 10)
+    found = list(zip(keys.to_pylist(), rows.to_pylist(), strict=True))
+    theirs = [(b"", "tëxt".encode()), (b"", b""), (b"\0key", b"\0row\0")]
+    assert sorted(found) == sorted([*own.items(), *theirs])
+
+
 def test_a_batch_cut_into_pieces_behaves_as_one(store: SqliteOnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_module, "_RECORDS_BYTES_MAX", 150)
     numbers = list(range(40))
