@@ -136,7 +136,6 @@ class FeatureStore:
         progress: Callable[[str, str, int], None] | None = None,
     ) -> RunOutcome:
         """A materialization run over `views` (names or refs; all when None). Its outcome holds each view's error."""
-        from featurestore.freshness_webhook import check_freshness
         from materialization.job import Materializer
 
         self.repository.finish_interrupted_apply()
@@ -155,7 +154,9 @@ class FeatureStore:
             inbox=repository.inbox,
         )
         outcome = materializer.run(self._chosen(views), request)
-        if request.publish:
+        if request.publish and settings.freshness.webhook is not None:
+            from featurestore.freshness_webhook import check_freshness
+
             check_freshness(repository)
         return outcome
 

@@ -59,9 +59,11 @@ def latest_rows(query: LatestRows, dialect: Dialect) -> exp.Select:
     winners = exp.select(column(POSITION)).from_(tied.subquery("_tied")).where(column("_place").eq(1))
     wanted = (*keys, EVENT, CREATED, SEQUENCE, SCHEMA_ID, *query.view.fields)
     rows = exp.select(*map(column, wanted)).from_(names.history(query.project, query.view))
+    # Few columns are cheaper read twice than kept; rows that are stored whole are not.
+    kept = False if dialect.columnar else None
     return (
         dialect.semi_join(rows, exp.to_table("_winners"), (POSITION,))
-        .with_("_qualifying", as_=qualifying)
+        .with_("_qualifying", as_=qualifying, materialized=kept)
         .with_("_newest", as_=newest)
         .with_("_winners", as_=winners)
     )

@@ -6,7 +6,7 @@ compare-and-set; retries, replays and shuffles of the same rows change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,12 +20,13 @@ from featurestore.failpoint import failpoint
 from featurestore.feature_view import FeatureView
 from featurestore.ingest.projection import Packed, Projection, RowDigests, packed_latest
 from featurestore.offline.base import OfflineStore
+from featurestore.online import packing
 from featurestore.online.base import OnlineStore
 from featurestore.online.row_encoder import RowEncoder
 from featurestore.registry.state import PublishState
 
 #: Rows and bytes of one write at most. Fewer rows raise every token more often; more leave the store idle meanwhile.
-WRITE_ROWS, WRITE_BYTES = 50_000, 32 << 20
+WRITE_ROWS, WRITE_BYTES = 100_000, 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,18 +163,44 @@ class Publisher:
 
 def gathered(parts: Iterable[Packed], rows_max: int) -> Iterator[Packed]:
     """Packed rows put together, so that a bucket is touched once for several of its rows."""
-    waiting: list[Packed] = []
-    rows = size = 0
-    for part in parts:
-        waiting.append(part)
-        rows, size = rows + len(part[0]), size + part[1].nbytes
-        if rows >= min(rows_max, WRITE_ROWS) or size >= WRITE_BYTES:
-            yield _together(waiting)
-            waiting, rows, size = [], 0, 0
-    if waiting:
-        yield _together(waiting)
+    room = _Room()
+    for keys, rows in parts:
+        if room.rows and not room.fits(rows):
+            yield room.packed()
+            room = _Room()
+        room.add(keys, rows)
+        if room.rows >= min(rows_max, WRITE_ROWS):
+            yield room.packed()
+            room = _Room()
+    if room.rows:
+        yield room.packed()
 
 
-def _together(parts: Sequence[Packed]) -> Packed:
-    keys, rows = zip(*parts, strict=True)
-    return pa.concat_arrays(keys), pa.concat_arrays(rows)
+class _Room:
+    """Packed rows one after the other: each part is copied at once, so that its own memory serves the next."""
+
+    def __init__(self) -> None:
+        self._keys: list[pa.BinaryArray] = []
+        self._ends = [np.zeros(1, dtype=np.int32)]
+        self._data = np.zeros(0, dtype=np.uint8)
+        self.rows = self._size = 0
+
+    def fits(self, rows: pa.BinaryArray) -> bool:
+        """Whether rows can be added; the first ones always can."""
+        offsets = packing.byte_offsets(rows)
+        return self._size + int(offsets[-1] - offsets[0]) <= len(self._data)
+
+    def add(self, keys: pa.BinaryArray, rows: pa.BinaryArray) -> None:
+        """Append rows."""
+        offsets = packing.byte_offsets(rows)
+        first, last = int(offsets[0]), int(offsets[-1])
+        if self.rows == 0:
+            self._data = np.empty(max(WRITE_BYTES, last - first), dtype=np.uint8)
+        self._data[self._size : self._size + last - first] = packing.data_bytes(rows)[first:last]
+        self._ends.append(offsets[1:] + np.int32(self._size - first))
+        self._keys.append(keys)
+        self.rows, self._size = self.rows + len(rows), self._size + last - first
+
+    def packed(self) -> Packed:
+        """All of them."""
+        return pa.concat_arrays(self._keys), packing.from_offsets(np.concatenate(self._ends), self._data[: self._size])

@@ -232,10 +232,14 @@ def _even_hashes(keys: NDArray[np.uint8], seed: np.uint64) -> NDArray[np.uint64]
     count, length = keys.shape
     padded = np.zeros((count, -(-length // 8) * 8), dtype=np.uint8)
     padded[:, :length] = keys
-    state: NDArray[np.uint64] | np.uint64 = np.uint64(length * int(_HASH_LENGTH) & _ALL_BITS_INT) ^ seed
-    for words in padded.view("<u8").T:
-        state = _hash_step(state, words)
-    return state if isinstance(state, np.ndarray) else np.full(count, state)
+    state = np.full(count, np.uint64(length * int(_HASH_LENGTH) & _ALL_BITS_INT) ^ seed)
+    spare = np.empty_like(state)
+    for words in padded.view("<u8").T:  # `_hash_step`, in place
+        state ^= words
+        state *= _HASH_WORD
+        np.right_shift(state, _HASH_HALF, out=spare)
+        state ^= spare
+    return state
 
 
 def _ragged_hashes(keys: pa.BinaryArray, seed: np.uint64) -> NDArray[np.uint64]:
@@ -260,7 +264,7 @@ def _hash_start(lengths: NDArray[np.uint64], seed: np.uint64) -> NDArray[np.uint
     return lengths * _HASH_LENGTH ^ seed
 
 
-def _hash_step(state: NDArray[np.uint64] | np.uint64, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _hash_step(state: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = state ^ words
     mixed *= _HASH_WORD
     mixed ^= mixed >> _HASH_HALF

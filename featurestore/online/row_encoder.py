@@ -104,7 +104,11 @@ class RowEncoder:
 
 
 def _write_run(payload: NDArray[np.uint8], run: WordRun, arrays: Sequence[pa.Array]) -> None:
-    words = np.stack([_word_values(arrays[cell.index], run.width) for cell in run.cells])
+    # Lines a power of two apart would all lie at the same few places of the cache.
+    lines = np.empty((len(run.cells), len(payload) + 16), dtype=f"<u{run.width}")
+    words = lines[:, : len(payload)]
+    for line, cell in zip(words, run.cells, strict=True):
+        line[...] = _word_values(arrays[cell.index], run.width)
     # numpy walks the target line by line, so every line of the payload is touched once.
     payload[:, run.offset : run.end].view(f"<u{run.width}")[...] = words.T
 

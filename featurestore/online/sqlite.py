@@ -48,6 +48,7 @@ BUSY_TIMEOUT_S = 10.0
 SQLITE_VERSION_MIN = (3, 38, 0)
 
 _BUCKET_BYTES = 2
+_ROW_MASK = (1 << sql.ROW_BITS) - 1
 _RECORDS_BYTES_MAX = (1 << sql.START_BITS) - 1
 assert _BUCKET_BYTES + KEY_BYTES_MAX < 1 << sql.KEY_BITS
 
@@ -103,18 +104,22 @@ class SqliteOnlineStore:
         self, ref: str, batch_rows: int, buckets: range = ALL_BUCKETS
     ) -> Iterator[tuple[pa.BinaryArray, pa.BinaryArray]]:
         """All (keys, rows) by bucket, then by key; each batch is its own short read, so writers never wait for it."""
-        after, end = (bucket.to_bytes(_BUCKET_BYTES, "big") for bucket in (buckets.start, buckets.stop))
-        while True:
+        end = buckets.stop.to_bytes(_BUCKET_BYTES, "big")
+        after: bytes | None = buckets.start.to_bytes(_BUCKET_BYTES, "big")
+        count = batch_rows
+        while after is not None:
             with self._connection() as connection:
                 view = self._view_id(connection, ref)
-                asked = {"view": view, "after": after, "end": end, "count": batch_rows}
-                batch = connection.execute(sql.SCAN, asked).fetchall()
-            if not batch:
-                return
-            keys, rows = zip(*batch, strict=True)
-            after = keys[-1]
-            stored = pa.array(keys, pa.binary())
-            yield pc.binary_slice(stored, _BUCKET_BYTES, _BUCKET_BYTES + KEY_BYTES_MAX), pa.array(rows, pa.binary())
+                try:
+                    asked = {"view": view, "after": after, "end": end, "count": count}
+                    after, sizes, data = connection.execute(sql.SCAN, asked).fetchone()
+                except sqlite3.DataError as error:
+                    if error.sqlite_errorcode != sqlite3.SQLITE_TOOBIG or count == 1:
+                        raise
+                    count //= 2
+                    continue
+            if sizes is not None:
+                yield _scanned(sizes, data)
 
     def count(self, ref: str) -> int:
         """How many rows are stored."""
@@ -301,6 +306,20 @@ class _Records:
     def parameters(self, view: int) -> dict[str, object]:
         """What a statement over these records is given."""
         return {"view": view, "data": self.data, "places": self.places}
+
+
+def _scanned(sizes: str, data: bytes) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+    """(keys, rows) of records (bucket, key, row) one after the other."""
+    places = np.fromstring(sizes, dtype=np.int64, sep=",")
+    edges = np.zeros((len(places), 3), dtype=np.int64)
+    edges[:, 1] = places >> sql.ROW_BITS
+    edges[:, 0] = np.minimum(edges[:, 1], _BUCKET_BYTES)  # a key that is shorter is not ours
+    edges[:, 2] = edges[:, 1] + (places & _ROW_MASK)
+    edges[1:] += np.cumsum(edges[:-1, 2])[:, None]
+    ends = np.append(0, edges.ravel()).astype(np.int32)
+    pieces = packing.from_offsets(ends, pa.py_buffer(data))
+    first = np.arange(0, len(pieces), 3)
+    return pieces.take(pa.array(first + 1)), pieces.take(pa.array(first + 2))
 
 
 def _records(keys: pa.BinaryArray, rows: pa.BinaryArray | None = None) -> Iterator[_Records]:

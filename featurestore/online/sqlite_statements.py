@@ -77,7 +77,21 @@ LEFT JOIN online_row AS stored
 ON stored.view = :view AND stored.key = substr(:data, 1 + (place.value >> 37), (place.value >> 26) & 2047)
 """
 
-SCAN = "SELECT key, row FROM online_row WHERE view = :view AND key > :after AND key < :end ORDER BY key LIMIT :count"
+# A batch as one value, since Python would wait for its turn at every row: the last key unless the batch is the last,
+# how long key and row are of each (bytes of the key << 26 | bytes of the row, in digits), and their bytes. The bytes
+# pass for text on the way, which SQLite does not look into; lengths are cast, since others may have written text. No
+# key is as short as `:end`, a bucket.
+SCAN = """
+WITH last AS (
+    SELECT key FROM online_row WHERE view = :view AND key > :after AND key < :end ORDER BY key LIMIT 1 OFFSET :count - 1
+)
+SELECT
+    (SELECT key FROM last),
+    group_concat(length(CAST(key AS BLOB)) << 26 | length(CAST(row AS BLOB))),
+    CAST(group_concat(key || row, '') AS BLOB)
+FROM online_row
+WHERE view = :view AND key > :after AND key <= coalesce((SELECT key FROM last), :end)
+"""
 COUNT = "SELECT count(*) FROM online_row WHERE view = :view"
 FIRST_KEYS = "SELECT key FROM online_row WHERE view = :view ORDER BY key LIMIT :count"
 DELETE_UP_TO = "DELETE FROM online_row WHERE view = :view AND key <= :last"

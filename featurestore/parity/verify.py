@@ -63,12 +63,12 @@ class Verifier:
                 f"materialize-incremental --publish-only --views {view.ref} to finish it"
             )
         with offline.open(write=False):
-            self._count_pending(parity, state, now_us)
             # Never published: nothing is expected, and whatever stands online is extra.
             query = self._query(0, now_us) if state is None else self._query(state.position, state.horizon_us)
             with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
                 # Both sides are read at the same time, unless the sample has yet to tell which buckets are looked at.
                 whole = pool.submit(self._online_digests) if self.sample is None else None
+                self._count_pending(parity, state, now_us)
                 projection = Projection(query, offline, self.reader.encoder, self.batch_rows)
                 parity.entities = len(projection)
                 limit = projection.cut(self.sample)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from featurestore.online import packing
 
-_DOLLAR, _END, _END_DOLLAR, _NOTHING = (pa.scalar(text, pa.binary()) for text in (b"$", b"\r\n", b"\r\n$", b""))
-#: What the lengths before two bulk strings may take.
-_LENGTHS_BYTES = 2 * len(b"$1234567890\r\n\r\n")
+_DOLLAR, _END, _NOTHING = (pa.scalar(text, pa.binary()) for text in (b"$", b"\r\n", b""))
+#: From which length on a number has another digit.
+_TENS = 10 ** np.arange(1, 11)
 
 
 def bulk(value: bytes) -> bytes:
@@ -35,41 +36,51 @@ def head(arguments: int) -> bytes:
     return b"*%d\r\n" % arguments
 
 
-def bulks(values: pa.BinaryArray) -> pa.BinaryArray:
-    """Each value as an argument; there are no nulls."""
-    packing.check_batch_bytes(_size(values) + len(values) * _LENGTHS_BYTES)
-    return pc.binary_join_element_wise(_DOLLAR, _lengths(values), _END, values, _END, _NOTHING)
+class Arguments:
+    """Columns without nulls as arguments, line by line in an order; made a part at a time, just before it is sent."""
+
+    def __init__(self, columns: Sequence[pa.BinaryArray], order: NDArray[np.int64]) -> None:
+        self._columns, self._order = columns, order
+        lines = [found for column in columns if (found := packing.to_matrix_view(column)) is not None and found.size]
+        self._lines = lines if len(lines) == len(columns) else None
+        sizes = np.sum([_argument_bytes(column) for column in columns], axis=0)
+        #: Where each line's arguments begin, and where the last ones end.
+        self.offsets = np.append(0, np.cumsum(sizes[order]))
+
+    def part(self, own: slice = slice(None), chosen: NDArray[np.bool_] | None = None) -> pa.BinaryArray:
+        """The arguments of some lines of the order, or of those of them that are chosen."""
+        places = self._order[own] if chosen is None else self._order[own][chosen]
+        packing.check_batch_bytes(self._bytes_of(own))
+        if self._lines is not None:
+            return _even_arguments(self._lines, places)
+        pieces: list[Any] = []
+        for column in self._columns:
+            values = column.take(pa.array(places))
+            pieces += (_DOLLAR, _lengths(values), _END, values, _END)
+        return pc.binary_join_element_wise(*pieces, _NOTHING)
+
+    def _bytes_of(self, own: slice) -> int:
+        first, last, _ = own.indices(len(self._order))
+        return int(self.offsets[last] - self.offsets[first])
 
 
-def bulk_pairs(keys: pa.BinaryArray, rows: pa.BinaryArray, order: NDArray[np.int64]) -> pa.BinaryArray:
-    """Each key and its row as two arguments, in the given order; there are no nulls."""
-    packing.check_batch_bytes(_size(keys) + _size(rows) + len(keys) * _LENGTHS_BYTES)
-    key_lines, row_lines = packing.to_matrix_view(keys), packing.to_matrix_view(rows)
-    if key_lines is not None and row_lines is not None:
-        return _even_pairs(key_lines, row_lines, order)
-    places = pa.array(order)
-    keys, rows = keys.take(places), rows.take(places)
-    return pc.binary_join_element_wise(
-        _DOLLAR, _lengths(keys), _END, keys, _END_DOLLAR, _lengths(rows), _END, rows, _END, _NOTHING
-    )
+def _argument_bytes(values: pa.BinaryArray) -> NDArray[np.int64]:
+    """How long each value is as an argument."""
+    sizes = np.diff(packing.byte_offsets(values)).astype(np.int64)
+    return sizes + np.searchsorted(_TENS, sizes, side="right") + len(b"$0\r\n\r\n")
 
 
-def _even_pairs(keys: NDArray[np.uint8], rows: NDArray[np.uint8], order: NDArray[np.int64]) -> pa.BinaryArray:
-    """The same where all keys are as long, and all rows: one copy of each byte."""
-    before_key, before_row = (b"$%d\r\n" % lines.shape[1] for lines in (keys, rows))
-    pieces = (before_key, keys, b"\r\n" + before_row, rows, b"\r\n")
-    width = sum(len(piece) if isinstance(piece, bytes) else piece.shape[1] for piece in pieces)
-    pairs = np.empty((len(order), width), dtype=np.uint8)
-    at = 0
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            end = at + len(piece)
-            pairs[:, at:end] = np.frombuffer(piece, dtype=np.uint8)
-        else:
-            end = at + piece.shape[1]
-            pairs[:, at:end] = piece[order]
-        at = end
-    return packing.from_matrix(pairs)
+def _even_arguments(columns: Sequence[NDArray[np.uint8]], places: NDArray[np.int64]) -> pa.BinaryArray:
+    """The same where all values of a column are as long: each byte is copied once, with a copy in the cache between."""
+    before = [b"$%d\r\n" % lines.shape[1] for lines in columns]
+    fields: list[tuple[str, str]] = []
+    for number, (head, lines) in enumerate(zip(before, columns, strict=True)):
+        fields += [(f"head{number}", f"V{len(head)}"), (f"value{number}", f"V{lines.shape[1]}"), (f"end{number}", "V2")]
+    made = np.empty(len(places), dtype=fields)
+    for number, (head, lines) in enumerate(zip(before, columns, strict=True)):
+        made[f"head{number}"], made[f"end{number}"] = np.void(head), np.void(b"\r\n")
+        made[f"value{number}"] = lines.view(f"V{lines.shape[1]}")[:, 0].take(places)
+    return packing.from_matrix(made.view(np.uint8).reshape(len(places), made.dtype.itemsize))
 
 
 def joined(arguments: pa.BinaryArray, edges: Sequence[int] | None = None) -> list[memoryview]:
@@ -78,11 +89,6 @@ def joined(arguments: pa.BinaryArray, edges: Sequence[int] | None = None) -> lis
     data = memoryview(packing.data_bytes(arguments).data)
     places = offsets[[0, -1] if edges is None else list(edges)].tolist()
     return [data[first:last] for first, last in pairwise(places)]
-
-
-def _size(values: pa.BinaryArray) -> int:
-    offsets: NDArray[np.int32] = packing.byte_offsets(values)
-    return int(offsets[-1]) - int(offsets[0])
 
 
 def _lengths(values: pa.BinaryArray) -> pa.BinaryArray | pa.BinaryScalar:

@@ -63,8 +63,8 @@ class RedisOnlineStore:
         assert keys.null_count == 0
         keys = keys.unique()
         order, buckets, _ = _by_bucket(keys)
-        asked = _Arguments.of(buckets, protocol.bulks(keys.take(pa.array(order))), 1)
-        return self._run(ref, scripts.DELETE, asked, range(len(asked.buckets)))
+        calls = _Calls.of(buckets, protocol.Arguments([keys], order), 1)
+        return self._run(ref, scripts.DELETE, calls, range(len(calls.buckets)))
 
     def read(self, ref: str, keys: pa.BinaryArray) -> pa.BinaryArray:
         """The row of each key, aligned with `keys`; null where the key is null or nothing is stored."""
@@ -123,6 +123,8 @@ class RedisOnlineStore:
     def _keep(self, ref: str, script: Script, keys: pa.BinaryArray, rows: pa.BinaryArray) -> int:
         assert len(keys) == len(rows)
         assert keys.null_count == rows.null_count == 0
+        if len(keys) == 0:
+            return 0
         sizes = np.diff(packing.byte_offsets(rows))
         if int(sizes.max(initial=0)) > ROW_BYTES_MAX:
             raise StoreError(
@@ -132,26 +134,26 @@ class RedisOnlineStore:
         if not alone:
             keys, rows = _latest(keys, rows)
             order, buckets, _ = _by_bucket(keys)
-        pairs = _Arguments.of(buckets, protocol.bulk_pairs(keys, rows, order), 2)
+        calls = _Calls.of(buckets, protocol.Arguments([keys, rows], order), 2)
         if self._servers.clustered:  # where a transaction has one slot, and so one bucket
-            return self._run(ref, script, pairs, range(len(pairs.buckets)))
-        hashes, places, by_order = self._hashes_of(ref), pa.array(order), script is scripts.WRITE
+            return self._run(ref, script, calls, range(len(calls.buckets)))
+        hashes, by_order = self._hashes_of(ref), script is scripts.WRITE
         batch = transactions.Rows(
-            hashes=[hashes[bucket] for bucket in pairs.buckets],
-            edges=pairs.edges,
-            keys=protocol.bulks(keys.take(places)),
-            pairs=pairs.values,
-            compared=(pc.binary_slice(rows, 0, ORDER_KEY_BYTES) if by_order else rows).take(places),
+            hashes=[hashes[bucket] for bucket in calls.buckets],
+            edges=calls.edges,
+            keys=protocol.Arguments([keys], order),
+            pairs=calls.arguments,
+            compared=_order_keys(rows, order) if by_order else rows.take(pa.array(order)),
             differs=transactions.later if by_order else transactions.other,
         )
         kept, left = transactions.write(self._servers, batch)
-        return kept + self._run(ref, script, pairs, left)
+        return kept + self._run(ref, script, calls, left)
 
-    def _run(self, ref: str, script: Script, asked: _Arguments, chosen: Sequence[int]) -> int:
+    def _run(self, ref: str, script: Script, asked: _Calls, chosen: Sequence[int]) -> int:
         """Run the script for some of the buckets; the sum of the answers."""
         if not chosen:
             return 0
-        hashes, bodies = self._hashes_of(ref), protocol.joined(asked.values, asked.edges)
+        hashes, bodies = self._hashes_of(ref), protocol.joined(asked.arguments.part(), asked.edges)
         counts = [asked.width * (last - first) for first, last in pairwise(asked.edges)]
         calls = [
             Call(asked.buckets[at], (_called(script, 1, counts[at]), hashes[asked.buckets[at]], bodies[at]))
@@ -217,25 +219,30 @@ class RedisOnlineStore:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Arguments:
-    """Arguments in bucket order, `width` in each value; call n has those from `edges[n]` to `edges[n + 1]`."""
+class _Calls:
+    """Lines of `width` arguments in bucket order; call n has those from `edges[n]` to `edges[n + 1]`."""
 
-    values: pa.BinaryArray
+    arguments: protocol.Arguments
     width: int
     edges: list[int]
     buckets: list[int]
 
     @classmethod
-    def of(cls, buckets: NDArray[np.uint16], values: pa.BinaryArray, width: int) -> _Arguments:
-        """Cut into calls, from the bucket of each value."""
-        edges = _edges(buckets, packing.byte_offsets(values))
-        return cls(values, width, edges, buckets[edges[:-1]].tolist())
+    def of(cls, buckets: NDArray[np.uint16], arguments: protocol.Arguments, width: int) -> _Calls:
+        """Cut into calls, from the bucket of each line."""
+        edges = _edges(buckets, arguments.offsets)
+        return cls(arguments, width, edges, buckets[edges[:-1]].tolist())
 
 
 def _called(script: Script, keys: int, arguments: int, *, read: bool = False) -> bytes:
     """How a call of the script begins; its keys and arguments follow."""
     name = b"EVALSHA_RO" if read else b"EVALSHA"
     return protocol.head(3 + keys + arguments) + b"".join(map(protocol.bulk, (name, script.sha, b"%d" % keys)))
+
+
+def _order_keys(rows: pa.BinaryArray, order: NDArray[np.int64]) -> pa.BinaryArray:
+    """How each row begins, in the given order."""
+    return packing.from_matrix(packing.first_bytes(rows, ORDER_KEY_BYTES).take(order, axis=0))
 
 
 def _latest(keys: pa.BinaryArray, rows: pa.BinaryArray) -> tuple[pa.BinaryArray, pa.BinaryArray]:
@@ -256,7 +263,7 @@ def _by_bucket(keys: pa.BinaryArray) -> tuple[NDArray[np.int64], NDArray[np.uint
     return order, bucket_of_hash(ordered), bool((ordered[1:] != ordered[:-1]).all())
 
 
-def _edges(buckets: NDArray[np.uint16], offsets: NDArray[np.int32]) -> list[int]:
+def _edges(buckets: NDArray[np.uint16], offsets: NDArray[np.int64]) -> list[int]:
     """Where calls over sorted buckets begin, and where the last one ends: each has one bucket, and at most so many rows
     and (save one row) bytes.
     """
@@ -266,21 +273,15 @@ def _edges(buckets: NDArray[np.uint16], offsets: NDArray[np.int32]) -> list[int]
     starts = np.flatnonzero(new)
     start = np.repeat(starts, np.diff(np.append(starts, count)))
     rows = (np.arange(count) - start) // CALL_ROWS_MAX
-    size = (offsets[:-1].astype(np.int64) - offsets[start]) // CALL_BYTES_MAX
+    size = (offsets[:-1] - offsets[start]) // CALL_BYTES_MAX
     new[1:] |= (rows[1:] != rows[:-1]) | (size[1:] != size[:-1])
     return [*np.flatnonzero(new).tolist(), count]
 
 
-def _flat(answers: Sequence[Sequence[bytes | None]]) -> pa.BinaryArray:
-    """Answers that are lists of values, as one array."""
-    arrays = [pa.array(answer, pa.binary()) for answer in answers]
-    return pa.concat_arrays(arrays) if arrays else pa.array([], pa.binary())
-
-
 def _sorted_rows(buckets: NDArray[np.int64], found: Sequence[list[bytes]]) -> pa.Table:
     """Fields and values one after the other, as rows in order; the token is none, and a field may come twice."""
-    flat = _flat(found)
-    keys, rows = flat.take(pa.array(np.arange(0, len(flat), 2))), flat.take(pa.array(np.arange(1, len(flat), 2)))
+    flat = list(chain.from_iterable(found))
+    keys, rows = pa.array(flat[::2], pa.binary()), pa.array(flat[1::2], pa.binary())
     prefix = packing.from_matrix(np.ascontiguousarray(buckets, dtype=">u2").view(np.uint8).reshape(-1, _BUCKET_BYTES))
     placed = packing.join([prefix, keys])
     order = pc.array_sort_indices(placed)

@@ -18,9 +18,8 @@ import redis
 from numpy.typing import NDArray
 from redis import exceptions as redis_errors
 
-from featurestore.online import packing
 from featurestore.online.redis import protocol
-from featurestore.online.redis.exchange import WINDOW_BYTES
+from featurestore.online.redis.exchange import WINDOW_BYTES, received
 from featurestore.online.redis.scripts import TOKEN
 from featurestore.online.redis.servers import RedisServers
 from featurestore.online.row_layout import ORDER_KEY_BYTES
@@ -55,9 +54,9 @@ class Rows:
 
     hashes: Sequence[bytes]
     edges: list[int]
-    #: As arguments: the keys, and each key with its row.
-    keys: pa.BinaryArray
-    pairs: pa.BinaryArray
+    #: The keys, and each key with its row.
+    keys: protocol.Arguments
+    pairs: protocol.Arguments
     #: What `differs` takes of each row.
     compared: pa.BinaryArray
     differs: Differs
@@ -65,28 +64,31 @@ class Rows:
     @property
     def windows(self) -> list[range]:
         """Calls one after the other, `WINDOW_BYTES` at a time."""
-        window = packing.byte_offsets(self.pairs)[self.edges[:-1]] // WINDOW_BYTES
+        window = self.pairs.offsets[self.edges[:-1]] // WINDOW_BYTES
         edges = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(window)]
         return [range(first, last) for first, last in pairwise(edges)]
 
     def asking(self, window: range) -> bytes:
         """Commands that watch the buckets of some calls and ask for the time and their rows, each token last."""
-        hashes = [self.hashes[call] for call in window]
+        hashes = self.hashes[window.start : window.stop]
         pieces: list[bytes | memoryview] = [protocol.head(1 + len(hashes)), _WATCH, *hashes, _TIME]
-        edges = self.edges[window.start : window.stop + 1]
-        for hash_, (first, last), keys in zip(hashes, pairwise(edges), protocol.joined(self.keys, edges), strict=True):
+        own, edges = self._lines(window)
+        for hash_, (first, last), keys in zip(
+            hashes, pairwise(edges), protocol.joined(self.keys.part(own), edges), strict=True
+        ):
             pieces += (protocol.head(3 + last - first), _HMGET, hash_, keys, _TOKEN)
         return b"".join(pieces)
 
     def answering(self, window: range, time_us: int, found: Sequence[list[bytes | None]]) -> tuple[bytes, int, int]:
         """(a transaction that writes what differs from what was found, its answers, its rows)."""
         tokens = [stored.pop() for stored in found]
-        edges = self.edges[window.start : window.stop + 1]
-        own = slice(edges[0], edges[-1])
-        differs = self.differs(self.compared[own], pa.array(list(chain.from_iterable(found)), pa.binary()))
-        kept = np.append(0, np.cumsum(differs))[np.asarray(edges) - edges[0]].tolist()
-        pairs = self.pairs[own]
-        bodies = protocol.joined(pairs if differs.all() else pairs.filter(pa.array(differs)), kept)
+        own, kept = self._lines(window)
+        stored = pa.array(list(chain.from_iterable(found)), pa.binary())
+        differs = None
+        if stored.null_count < len(stored):
+            differs = self.differs(self.compared[own], stored)
+            kept = np.append(0, np.cumsum(differs))[kept].tolist()
+        bodies = protocol.joined(self.pairs.part(own, differs), kept)
         pieces: list[bytes | memoryview] = [_MULTI]
         for call, token, (first, last), body in zip(window, tokens, pairwise(kept), bodies, strict=True):
             if first < last:
@@ -94,6 +96,11 @@ class Rows:
                 pieces += (protocol.head(4 + 2 * (last - first)), _HSET, self.hashes[call], _TOKEN, raised, body)
         pieces.append(_EXEC)
         return b"".join(pieces), 2 + len(pieces) // 6, kept[-1]
+
+    def _lines(self, window: range) -> tuple[slice, list[int]]:
+        """The lines of some calls, and where each call begins in them."""
+        edges = self.edges[window.start : window.stop + 1]
+        return slice(edges[0], edges[-1]), [edge - edges[0] for edge in edges]
 
 
 def write(servers: RedisServers, rows: Rows) -> tuple[int, Sequence[int]]:
@@ -194,7 +201,10 @@ class _Lane:
         self._pool.release(self._connection)
 
     def _receive(self, count: int) -> list[Any]:
-        return [self._connection.read_response() for _ in range(count)]
+        answers = received(self._connection, count)
+        if (refused := next((one for one in answers if isinstance(one, Exception)), None)) is not None:
+            raise refused
+        return answers
 
 
 def _number(token: bytes | None) -> int:

@@ -1,6 +1,6 @@
 -- case: increment
 -- why: rule 7 since (2, 24): rows past position 2 that are due, and rows before it that became due after 24
-WITH _qualifying AS (
+WITH _qualifying AS NOT MATERIALIZED (
   SELECT
     "carrier",
     "event_timestamp",

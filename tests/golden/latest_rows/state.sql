@@ -1,6 +1,6 @@
 -- case: state
 -- why: rule 7 from nothing: per entity the greatest row visible at the horizon
-WITH _qualifying AS (
+WITH _qualifying AS NOT MATERIALIZED (
   SELECT
     "carrier",
     "event_timestamp",

@@ -1,6 +1,6 @@
 -- case: without_created
 -- why: the horizon is compared with the event time alone
-WITH _qualifying AS (
+WITH _qualifying AS NOT MATERIALIZED (
   SELECT
     "carrier",
     "event_timestamp",

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from featurestore.errors import StoreBusy, StoreError, StoreFull, StoreUnreachable  # noqa: F401  # StoreFull: in a subprocess
@@ -50,6 +51,35 @@ def test_more_keys_than_one_statement_reads_come_back_in_order(
 
     known = set(present)
     assert values_of(rows) == [number if number in known else None for number in asked]
+
+
+def test_a_batch_too_large_for_one_value_is_scanned_in_smaller_ones(path: Path, store: SqliteOnlineStore) -> None:
+    numbers = list(range(300))
+    store.write(VIEW, keys_of(*numbers), rows_at(1, *numbers))
+    whole = list(store.scan(VIEW, 300))
+
+    with store.reading() as connection:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)  # of the one connection there is
+    parts = list(store.scan(VIEW, 300))
+
+    assert len(whole) == 1
+    assert len(parts) > 10
+    for place in (0, 1):
+        assert pa.concat_arrays([part[place] for part in parts]).equals(whole[0][place])
+
+
+def test_rows_that_others_wrote_are_scanned_as_the_bytes_they_are(store: SqliteOnlineStore) -> None:
+    store.write(VIEW, keys_of(1, 2), rows_at(1, 1, 2))
+    own = dict(zip(*(column.to_pylist() for column in next(store.scan(VIEW, 10))), strict=True))
+
+    with store.transaction() as connection:
+        foreign = [(1, b"\7", "tëxt"), (1, b"\7\7", b""), (1, b"\7\7\0key", b"\0row\0")]
+        connection.executemany("INSERT INTO online_row VALUES (?, ?, ?)", foreign)
+
+    ((keys, rows),) = store.scan(VIEW, 10)
+    found = list(zip(keys.to_pylist(), rows.to_pylist(), strict=True))
+    theirs = [(b"", "tëxt".encode()), (b"", b""), (b"\0key", b"\0row\0")]
+    assert sorted(found) == sorted([*own.items(), *theirs])
 
 
 def test_a_batch_cut_into_pieces_behaves_as_one(store: SqliteOnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
