@@ -190,10 +190,13 @@ class Engine:
     async def lookup(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """Answer a GetOnlineFeaturesRequest of this principal; a large one is worked on in `threads`."""
         mark(Stage.QUEUE)
+        known = self._requests.known(message)
         run = _in_thread(threads) if threads is not None and len(message) > INLINE_BYTES_MAX else here
-        request = await run(self._requests.decode, message)
+        request = known or await run(decode_lookup, message, self._limits)
         principal.require_read(request.choice.service, request.choice.features)
         served, response = await self.respond(request, threads)
+        if known is None:
+            self._requests.learn(message, request)
         run = _chosen(response.rows, response.plan, threads)
         reply = await run(served.encoder.encode, response, request.reply_format)
         mark(Stage.ENCODE)

@@ -6,7 +6,7 @@ same in every message of that length whose other bytes are equal, since protobuf
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,37 +17,45 @@ import pyarrow as pa
 from featurestore.errors import InputError
 from serving.wire import LookupRequest
 
-#: Shapes that are remembered: the first ones that come.
-SHAPES_MAX = 256
-#: Of one size, since each is looked at.
-SAME_SIZE_MAX = 8
+#: Shapes that are remembered, and of one size, since each of those is looked at.
+SHAPES_MAX, SAME_SIZE_MAX = 256, 8
+#: To learn a shape costs as much as to parse four requests. Once so many were tried, it is done for one in so many
+#: others, and takes the place of the oldest.
+TRIED_MAX, LATER_EACH = 512, 64
 #: Longer messages cost more to look at than to parse.
 BYTES_MAX = 16 << 10
 
 
 class RequestShapes:
-    """Reads requests as `decode` does; what that raises comes from it."""
+    """Knows requests by their shape, once it was told of one; `decode` parses them. For one event loop."""
 
     def __init__(self, decode: Callable[[bytes], LookupRequest]) -> None:
         self._decode = decode
         self._by_size: dict[int, list[_Shape]] = defaultdict(list)
-        self._count = 0
+        #: The size of each shape, the oldest first.
+        self._sizes: deque[int] = deque()
+        self._tried = 0
 
-    def decode(self, message: bytes) -> LookupRequest:
-        """The request that the bytes are."""
-        known = self._by_size.get(len(message), ())
-        for shape in known:
+    def known(self, message: bytes) -> LookupRequest | None:
+        """The request that the bytes are, if it has a shape that is known."""
+        for shape in self._by_size.get(len(message), ()):
             if shape.fits(message):
                 return shape.read(message)
-        request = self._decode(message)
-        if len(message) <= BYTES_MAX and self._count < SHAPES_MAX and len(known) < SAME_SIZE_MAX:
-            self._learn(message, request)
-        return request
+        return None
 
-    def _learn(self, message: bytes, request: LookupRequest) -> None:
-        if found := _shape(message, request, self._decode):
-            self._by_size[len(message)].append(found)
-            self._count += 1
+    def learn(self, message: bytes, request: LookupRequest) -> None:
+        """Remember the shape of a message that is this request, and was answered."""
+        size = len(message)
+        if size > BYTES_MAX or len(self._by_size.get(size, ())) >= SAME_SIZE_MAX:
+            return
+        self._tried += 1
+        if self._tried > TRIED_MAX and self._tried % LATER_EACH:
+            return
+        if (found := _shape(message, request, self._decode)) is not None:
+            if len(self._sizes) >= SHAPES_MAX:
+                self._by_size[self._sizes.popleft()].pop(0)
+            self._by_size[size].append(found)
+            self._sizes.append(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,10 +123,9 @@ async def _serve_until_signal(
     loop = asyncio.get_running_loop()
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
-    async with serving(engine, options, telemetry, push) as address:
-        with kept_from_collection():
-            ready(address)
-            await stop.wait()
+    async with serving(engine, options, telemetry, push, kept_from_collection()) as address:
+        ready(address)
+        await stop.wait()
         if options.worker:
             loop.remove_reader(sys.stdin.fileno())
         log.info("stopping: no new requests, running ones have %g s", options.drain_s)
@@ -134,9 +133,16 @@ async def _serve_until_signal(
 
 @contextlib.asynccontextmanager
 async def serving(
-    engine: Engine, options: ServeOptions, telemetry: Telemetry | None = None, push: PushDoor | None = None
+    engine: Engine,
+    options: ServeOptions,
+    telemetry: Telemetry | None = None,
+    push: PushDoor | None = None,
+    meanwhile: contextlib.AbstractContextManager[None] | None = None,
 ) -> AsyncIterator[str]:
-    """A running server on a started engine; yields `host:port`, drains on the way out."""
+    """A running server on a started engine; yields `host:port`, drains on the way out.
+
+    `meanwhile` is entered when all is warm, before anybody can call.
+    """
     telemetry = telemetry or Telemetry()
     warn_if_exposed(options.host, options.auth, options.tls, "serving.host")
     door = Door(options.auth)
@@ -156,6 +162,7 @@ async def serving(
         server.add_generic_rpc_handlers((FeatureServing(engine, threads, rooms, push, predictor).handlers(),))
         vitals = await _add_health_and_reflection(server)
         address = _bind(server, options)
+        stack.enter_context(meanwhile or contextlib.nullcontext())
         await server.start()
         try:
             async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):

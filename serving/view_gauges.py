@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
@@ -35,6 +36,11 @@ COUNT_S = 60.0
 Known = TypeVar("Known")
 #: Rows by view, name@version.
 Totals = Callable[[], Mapping[str, int]]
+
+
+def _in_a_thread(work: Callable[[], None]) -> None:
+    """Nobody waits for it, nor does the end of the process."""
+    threading.Thread(target=work, name="quarantine", daemon=True).start()
 
 
 class JobStates(PublishStates, Runs, Protocol):
@@ -112,15 +118,26 @@ def watch_quarantine(
     views: Callable[[], Mapping[str, FeatureView]],
     totals: Totals,
     ticks: Callable[[], float] = time.monotonic,
+    start: Callable[[Callable[[], None]], None] = _in_a_thread,
 ) -> None:
-    """Add the gauge of quarantined rows; `totals` counts them by name@version."""
+    """Add the gauge of quarantined rows; `totals` counts them by name@version.
+
+    They are counted in a thread: metrics do not wait for history. The gauge tells what was counted last.
+    """
     reading = _Reading("quarantine", ticks)
-    counted_at, counts = -math.inf, dict[str, int]()
+    counted_at, counting = -math.inf, False
+    counts: Mapping[str, int] | None = None
 
-    def counted() -> Mapping[str, int]:
-        nonlocal counted_at, counts
-        if ticks() - counted_at >= COUNT_S:
-            counts, counted_at = dict(totals()), ticks()
-        return {ref: counts.get(ref, 0) for ref in views()}
+    def count() -> None:
+        nonlocal counts, counting
+        counts = reading.of(lambda: {"totals": totals()}).get("totals")
+        counting = False
 
-    metrics.watch(QUARANTINED, lambda: {(ref,): rows for ref, rows in reading.of(counted).items()})
+    def told() -> dict[Labels, float]:
+        nonlocal counted_at, counting
+        if not counting and ticks() - counted_at >= COUNT_S:
+            counting, counted_at = True, ticks()
+            start(count)
+        return {} if counts is None else {(ref,): counts.get(ref, 0) for ref in views()}
+
+    metrics.watch(QUARANTINED, told)

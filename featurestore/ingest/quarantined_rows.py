@@ -17,8 +17,8 @@ from featurestore.offline.quarantine import QUARANTINE_SCHEMA, Chosen, Quarantin
 
 #: Before the names of what quarantine says of a row, beside the source's own columns.
 PREFIX = "quarantine_"
-#: Rows that are held at once; each is at most 1 MiB of text.
-PAGE_ROWS = 2_000
+#: Rows that are held at once, and their bytes: each page is found anew, so small ones take long.
+PAGE_ROWS, PAGE_BYTES = 100_000, 32 << 20
 
 #: The columns of quarantine that are shown beside those of the source -> their names there.
 _OURS = {
@@ -55,7 +55,7 @@ class SourceRows:
 
     def tables(self, rows_max: int = PAGE_ROWS) -> Iterator[pa.Table]:
         """The rows in the order of their arrival, so many at a time; StoreBusy when some of another form come in."""
-        for kept in pages(self._quarantine, self._chosen, rows_max):
+        for kept in pages(self._quarantine, self._chosen, rows_max, PAGE_BYTES):
             if not self._forms.issuperset(kept.column("raw_form").to_pylist()):
                 raise StoreBusy("rows of another form were set aside meanwhile; run this again")
             yield self._as_source(kept)

@@ -98,12 +98,21 @@ class Quarantine(Protocol):
         ...
 
 
-def pages(quarantine: Quarantine, chosen: Chosen, rows_max: int) -> Iterator[pa.Table]:
-    """Rows of one view in the order of their arrival, so many at a time; those read may be removed meanwhile."""
-    after = (-1, "")
-    while (page := quarantine.rows(chosen, limit=rows_max, after=after)).num_rows:
+def pages(quarantine: Quarantine, chosen: Chosen, rows_max: int, bytes_max: int | None = None) -> Iterator[pa.Table]:
+    """Rows of one view in the order of their arrival, so many at a time; those read may be removed meanwhile.
+
+    With `bytes_max` a page has as many rows as fit it, if they are as long as those of the page before.
+    """
+    after, limit = (-1, ""), rows_max if bytes_max is None else min(rows_max, _FIRST_ROWS)
+    while (page := quarantine.rows(chosen, limit=limit, after=after)).num_rows:
         yield page
         after = (page.column("sequence")[-1].as_py(), page.column("id")[-1].as_py())
+        if bytes_max is not None:
+            limit = max(1, min(rows_max, bytes_max * page.num_rows // page.nbytes))
+
+
+#: Of a page before which none was seen.
+_FIRST_ROWS = 500
 
 
 def grown(rows: pa.Table) -> pa.Table:

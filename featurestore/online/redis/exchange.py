@@ -122,23 +122,24 @@ def _ask_there(servers: RedisServers, ask: redis_errors.AskError, call: Call) ->
         pool.release(connection)
 
 
-def received(connection: Any, count: int) -> list[Any]:
-    """The next answers, errors among them. One is waited for as redis-py does it, which takes some 3 us; what came
-    with it is taken out of the parser at once.
+def received(connection: Any, count: int) -> Iterator[Any]:
+    """The next answers, errors among them, each as soon as it is read. One is waited for as redis-py does it, which
+    takes some 3 us; what came with it is taken out of the parser at once.
     """
-    answers: list[Any] = []
-    while len(answers) < count:
+    read = 0
+    while read < count:
         try:
-            answers.append(connection.read_response())
+            answer = connection.read_response()
         except redis_errors.ResponseError as error:
-            answers.append(error)
-        waiting = iter(connection._parser._reader.gets, NOT_ENOUGH_DATA)
-        for answer in islice(waiting, count - len(answers)):
+            answer = error
+        read += 1
+        yield answer
+        for answer in islice(iter(connection._parser._reader.gets, NOT_ENOUGH_DATA), count - read):
             if isinstance(answer, redis_errors.ConnectionError):
                 connection.disconnect()
                 raise answer
-            answers.append(answer)
-    return answers
+            read += 1
+            yield answer
 
 
 class _Lane:
@@ -171,9 +172,8 @@ class _Lane:
         if not self._sent or (len(self._sent) == 1 and self._to_send):
             return
         window = self._sent[0]
-        answers = received(self._connection, len(window))
+        yield from zip(window, received(self._connection, len(window)), strict=True)
         self._sent.popleft()
-        yield from zip(window, answers, strict=True)
 
     def stop(self) -> None:
         """Send nothing more."""

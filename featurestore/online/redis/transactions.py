@@ -201,7 +201,7 @@ class _Lane:
         self._pool.release(self._connection)
 
     def _receive(self, count: int) -> list[Any]:
-        answers = received(self._connection, count)
+        answers = list(received(self._connection, count))
         if (refused := next((one for one in answers if isinstance(one, Exception)), None)) is not None:
             raise refused
         return answers

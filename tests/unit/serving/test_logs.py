@@ -13,6 +13,7 @@ import pytest
 from featurestore_client import FeatureClient, RequestFailed
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
+from serving import status_codes
 from serving.engine import INLINE_BYTES_MAX
 from serving.logs import JsonLines, LineBudget, LogOptions, PlainLines, configure
 from serving.observing import REQUEST_ID_CHARS_MAX, Call, Stage, enter, request_id_from
@@ -23,8 +24,9 @@ from tests.unit.serving.running import server
 
 
 @pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """What the process logs, as JSON lines."""
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the process logs, as JSON lines; those of this second are not used up by another test."""
+    monkeypatch.setattr(status_codes, "_refusals", LineBudget())
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())

@@ -120,7 +120,7 @@ def test_quarantined_rows_are_counted_now_and_then_for_the_views_that_are_served
     def told() -> dict[Labels, Value]:
         return of(metrics.snapshot(), "featurestore_view_quarantined_rows")
 
-    watch_quarantine(metrics, lambda: catalog.views, totals, ticks=lambda: now)
+    watch_quarantine(metrics, lambda: catalog.views, totals, lambda: now, start=lambda count: count())
     none = {(ref,): 0 for ref in catalog.views}
     assert told() == none | {("weather@1",): 3}
     found = {}
