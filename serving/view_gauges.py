@@ -130,8 +130,10 @@ def watch_quarantine(
 
     def count() -> None:
         nonlocal counts, counting
-        counts = reading.of(lambda: {"totals": totals()}).get("totals")
-        counting = False
+        try:
+            counts = reading.of(lambda: {"totals": totals()}).get("totals")
+        finally:
+            counting = False  # whatever it was, the next one may be counted
 
     def told() -> dict[Labels, float]:
         nonlocal counted_at, counting

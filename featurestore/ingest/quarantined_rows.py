@@ -56,7 +56,7 @@ class SourceRows:
     def tables(self, rows_max: int = PAGE_ROWS) -> Iterator[pa.Table]:
         """The rows in the order of their arrival, so many at a time; StoreBusy when some of another form come in."""
         for kept in pages(self._quarantine, self._chosen, rows_max, PAGE_BYTES):
-            if not self._forms.issuperset(kept.column("raw_form").to_pylist()):
+            if not self._forms.issuperset(kept.column("raw_form").unique().to_pylist()):
                 raise StoreBusy("rows of another form were set aside meanwhile; run this again")
             yield self._as_source(kept)
 

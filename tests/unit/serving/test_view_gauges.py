@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -13,6 +14,7 @@ from serving.metrics import Labels, Metrics, Snapshot, Value
 from serving.view_gauges import COUNT_S, REFRESH_S, watch_quarantine, watch_views
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.world import HOUR_US, NOW, NOW_US
+from tests.waiting import until
 
 
 def of(snapshot: Snapshot, name: str) -> dict[Labels, Value]:
@@ -131,3 +133,19 @@ def test_quarantined_rows_are_counted_now_and_then_for_the_views_that_are_served
     now += COUNT_S
     assert told() == {}
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["quarantine cannot be read"]
+
+
+def test_metrics_do_not_wait_for_a_count_of_quarantine(backend: Backend) -> None:
+    metrics, catalog, answers = Metrics(), backend.engine().catalog, threading.Event()
+
+    def totals() -> dict[str, int]:
+        answers.wait()
+        return {"weather@1": 3}
+
+    def told() -> dict[Labels, Value]:
+        return of(metrics.snapshot(), "featurestore_view_quarantined_rows")
+
+    watch_quarantine(metrics, lambda: catalog.views, totals)
+    assert told() == {}, "as long as nobody has counted"
+    answers.set()
+    until(lambda: told().get(("weather@1",)) == 3)
