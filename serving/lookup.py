@@ -137,7 +137,7 @@ class ServiceLookup:
     ) -> list[OnlineResponse]:
         """The rows of each request as its answer."""
         responses, first = [], 0
-        all_fresh = not any(verdict.reasons.any() for verdict in verdicts)
+        all_fresh = not any([np.count_nonzero(verdict.reasons) for verdict in verdicts])
         for each in requests:
             whole = len(requests) == 1
             last = first + each.rows
@@ -167,7 +167,7 @@ class ServiceLookup:
             freshness_us=view.freshness_us,
             watermark_us=None if view.freshness_us is None else self._watermarks.watermark_us(view.ref),
         )
-        if reasons.any():
+        if np.count_nonzero(reasons):
             statuses[reasons != _NO_REASON] = _STALE
         return ViewVerdicts(ref=view.ref, statuses=statuses, reasons=reasons, event_us=event_us, stored=decoded.order)
 
@@ -181,7 +181,7 @@ class ServiceLookup:
         hidden = verdict.statuses == _EXPIRED
         if stale_too:
             hidden |= verdict.statuses == _STALE
-        if not hidden.any():
+        if not np.count_nonzero(hidden):
             return decoded.decoded
         # Hiding whole packed rows and decoding again costs the same for 5 and for 500 columns, and works for any type.
         return view.decoder.decode(pc.if_else(pa.array(hidden), pa.scalar(None, pa.binary()), stored)).decoded
@@ -267,8 +267,10 @@ class DistinctKeys:
 
 def _distinct(values: NDArray[np.generic]) -> bool:
     """Whether none of them occurs twice."""
+    if len(values) < 2:
+        return True
     ordered = np.sort(values)
-    return not bool((ordered[1:] == ordered[:-1]).any())
+    return np.count_nonzero(ordered[1:] == ordered[:-1]) == 0
 
 
 def _one_after_another(columns: Sequence[Mapping[str, pa.Array]]) -> dict[str, pa.Array]:

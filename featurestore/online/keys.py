@@ -232,7 +232,8 @@ def _even_hashes(keys: NDArray[np.uint8], seed: np.uint64) -> NDArray[np.uint64]
     count, length = keys.shape
     padded = np.zeros((count, -(-length // 8) * 8), dtype=np.uint8)
     padded[:, :length] = keys
-    state = np.full(count, np.uint64(length * int(_HASH_LENGTH) & _ALL_BITS_INT) ^ seed)
+    state = np.empty(count, dtype=np.uint64)
+    state.fill(np.uint64(length * int(_HASH_LENGTH) & _ALL_BITS_INT) ^ seed)
     spare = np.empty_like(state)
     for words in padded.view("<u8").T:  # `_hash_step`, in place
         state ^= words

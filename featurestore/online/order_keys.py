@@ -55,6 +55,7 @@ class OrderKeys:
     @classmethod
     def read_from(cls, matrix: NDArray[np.uint8]) -> OrderKeys:
         """The order keys in the first 24 columns of a byte matrix."""
-        words = np.ascontiguousarray(matrix[:, :24].view(">u8").T).astype(np.uint64)
-        event_us, created_us, sequence = (words ^ _SIGN).view(np.int64)
+        words = matrix[:, :24].view(">u8").T.astype(np.uint64, order="C")
+        words ^= _SIGN
+        event_us, created_us, sequence = words.view(np.int64)
         return cls(event_us=event_us, created_us=created_us, sequence=sequence)

@@ -72,7 +72,7 @@ def to_matrix_view(rows: pa.BinaryArray) -> NDArray[np.uint8] | None:
     offsets = byte_offsets(rows)
     first, last = int(offsets[0]), int(offsets[-1])
     width = (last - first) // max(count, 1)
-    if count > 1 and bool((offsets[1:] - offsets[:-1] != width).any()):
+    if count > 1 and np.count_nonzero(offsets[1:] - offsets[:-1] != width):
         return None
     return data_bytes(rows)[first:last].reshape(count, width)
 

@@ -50,8 +50,6 @@ class DecodedRows:
     """False where there was no row."""
     order: OrderKeys
     """Zeros where not found."""
-    schema_ids: NDArray[np.int64]
-    """With which schema each row was written; 0 where not found."""
     blank: NDArray[np.bool_]
     """Whether every wanted field is null; of no meaning where not found."""
     decoded: DecodedColumns
@@ -88,19 +86,16 @@ class RowDecoder:
             rows = rows.fill_null(self._stand_in(rows, found))
         packed = _Packed.of(rows)
         heads = packed.heads()
-        schema_ids = np.zeros(count, dtype=np.int64)
-        schema_ids[:] = heads[:, SCHEMA_ID_AT:PREFIX_BYTES].view("<u4")[:, 0]
         if _all_alike(heads[:, VERSION_AT:PREFIX_BYTES]):
             columns, blank = self._decoder(heads[0]).decode(packed, found)
         else:
             columns, blank = self._decode_mixed(rows, heads, found)
-        schema_ids[~found] = 0
-        return DecodedRows(found, OrderKeys.read_from(heads), schema_ids, blank, columns)
+        return DecodedRows(found, OrderKeys.read_from(heads), blank, columns)
 
     def _nothing(self) -> DecodedRows:
         none, nowhere = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
         columns = DecodedColumns.of([pa.array([], arrow_type(field.dtype)) for field in self._wanted])
-        return DecodedRows(nowhere, OrderKeys(none, none, none), none, nowhere, columns)
+        return DecodedRows(nowhere, OrderKeys(none, none, none), nowhere, columns)
 
     def _stand_in(self, rows: pa.BinaryArray, found: NDArray[np.bool_]) -> pa.BinaryScalar:
         """A row of nulls to decode in place of absent rows, of the schema of the first present row."""
@@ -234,7 +229,7 @@ class _SchemaDecoder:
         """The columns, and which rows have no value in any of them."""
         payload, slots = self._sections(packed)
         bitmap = payload[:, : self._layout.bitmap_bytes]
-        nulls = np.unpackbits(bitmap, axis=1, bitorder="little").view(np.bool_) if bool(bitmap.any()) else None
+        nulls = np.unpackbits(bitmap, axis=1, bitorder="little").view(np.bool_) if np.count_nonzero(bitmap) else None
         others: dict[int, pa.Array] = {}
         for output in self._wide:
             _put(others, output, _wide_column(payload, output, _validity(nulls, output.cell)))

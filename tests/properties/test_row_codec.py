@@ -54,7 +54,6 @@ def test_decoded_rows_are_the_encoded_ones_to_the_bit(batch: tuple[Schema, Colum
     for name in ("event_us", "created_us", "sequence"):
         assert getattr(decoded.order, name).tolist() == getattr(expected, name).tolist()
     assert decoded.found.all()
-    assert (decoded.schema_ids == 1).all()
 
 
 @thoroughly
@@ -128,8 +127,6 @@ def test_old_new_and_absent_rows_decode_together_in_any_order(
 
     assert all_bits(decoded.columns) == all_bits(expected)
     assert decoded.found.tolist() == [place is not None for place in places]
-    schema_ids = [0 if place is None else 3 if place < len(old_columns[0]) else 4 for place in places]
-    assert decoded.schema_ids.tolist() == schema_ids
 
 
 @thoroughly

@@ -183,7 +183,6 @@ def test_nothing_and_only_absent_rows_decode_to_nulls(fields: list[Field]) -> No
         assert not decoded.found.any()
         for name in ("event_us", "created_us", "sequence"):
             assert getattr(decoded.order, name).tolist() == [0] * count
-        assert decoded.schema_ids.tolist() == [0] * count
 
 
 def test_a_default_stands_only_in_rows_older_than_its_field() -> None:
