@@ -23,13 +23,15 @@ from featurestore.clock import Clock
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from featurestore.settings_access import AuthSettings, TlsSettings
+from serving.access.certificates import serving_files
 from serving.access.door import Door
 from serving.admission import Rooms
 from serving.catalog import RegistryReader
-from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
+from serving.door_interceptor import DoorInterceptor, warn_if_exposed
 from serving.doorstep import Doorstep
 from serving.engine import Engine
 from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals
+from serving.grpc_tls import port_credentials
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
@@ -250,7 +252,8 @@ async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.Heal
 def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
     """Bind the port; ConfigError when it is taken."""
     host = f"[{options.host}]" if ":" in options.host else options.host
-    credentials = server_credentials(options.tls)
+    files = serving_files(options.tls)
+    credentials = None if files is None else port_credentials(files)
     try:
         if credentials is None:
             port = server.add_insecure_port(f"{host}:{options.port}")
