@@ -167,7 +167,8 @@ async def serving(
         stack.enter_context(meanwhile or contextlib.nullcontext())
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):
+            gateway = _gateway(engine, telemetry, options, door, rooms, push, predictor)
+            async with _following(engine, options.poll_s), gateway:
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
@@ -193,7 +194,13 @@ def _cache_rows(engine: Engine) -> dict[Labels, float]:
 
 @contextlib.asynccontextmanager
 async def _gateway(
-    engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door, rooms: Rooms, push: PushDoor | None
+    engine: Engine,
+    telemetry: Telemetry,
+    options: ServeOptions,
+    door: Door,
+    rooms: Rooms,
+    push: PushDoor | None,
+    predictor: Predictor | None,
 ) -> AsyncIterator[None]:
     """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
     if options.rest is None:
@@ -209,7 +216,7 @@ async def _gateway(
     rest = RestOptions(
         host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared, tls=options.tls
     )
-    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push) as address:
+    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push, predictor) as address:
         log.info("REST on %s", address)
         yield
 

@@ -116,13 +116,11 @@ def test_with_certificates_it_answers_only_who_shows_one(tmp_path: Path) -> None
     [
         (("--tls-cert", "none.pem"), "--tls-cert and --tls-key belong together"),
         (("--tls-client-ca", "none.pem"), "give --tls-cert and --tls-key too"),
-        (("--tls-cert", "none.pem", "--tls-key", "none.key"), "none.pem cannot be read (No such file or directory)"),
     ],
 )
-def test_certificates_that_cannot_be_used_are_the_users_fault(
+def test_certificates_that_do_not_go_together_are_refused(
     inside: Run, tmp_path: Path, flags: tuple[str, ...], said: str
 ) -> None:
-    done = inside(tmp_path, "--json", "sidecar", "--models", tmp_path, "--address", "127.0.0.1:0", *flags)
+    done = inside(tmp_path, "--json", "sidecar", "--models", tmp_path, *flags)
 
-    assert done.code == 2
-    assert said in done.error["message"]
+    assert (done.code, said in done.error["message"]) == (2, True)
