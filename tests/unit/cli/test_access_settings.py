@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.cli.serve_options import serve_options
 from featurestore.errors import ConfigError
 from featurestore.loopback import is_loopback
 from featurestore.settings import load_settings, shown
+from serving.access.certificates import inference_files
 
 JWT = "grants = 'g'\njwt_issuer = 'i'\njwt_audience = 'a'\n"
 URL = "jwks_url = 'https://issuer/keys'\n"
@@ -46,6 +48,17 @@ def test_the_environment_sets_lists_too(tmp_path: Path) -> None:
     environ = {"FEATURESTORE_AUTH_JWT_ALGORITHMS": "ES256, RS256", "FEATURESTORE_AUTH_JWKS_REFRESH_S": "60"}
     auth = load_settings(write(tmp_path, f"[auth]\n{JWT}{URL}"), environ).auth
     assert (auth.jwt_algorithms, auth.jwks_refresh_s, auth.jwt_leeway_s) == (("ES256", "RS256"), 60.0, 30.0)
+
+
+def test_models_are_asked_with_the_certificates_of_inference_unless_over_a_unix_socket(tmp_path: Path) -> None:
+    text = "[inference]\naddress = 'models:8001'\ntls_ca = 'a'\ntls_cert = 'c'\ntls_key = 'k'\n"
+    settings = load_settings(write(tmp_path, text), {})
+    sidecar = serve_options(settings, "127.0.0.1", 0, None, None).sidecar
+    assert sidecar is not None
+    assert sidecar.tls is not None
+    assert sidecar.tls == inference_files(settings.inference, "elsewhere:8001")
+    assert sidecar.tls.paths == [tmp_path / name for name in "cka"]
+    assert inference_files(settings.inference, "unix:///run/sidecar.sock") is None
 
 
 @pytest.mark.parametrize(
