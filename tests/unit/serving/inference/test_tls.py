@@ -25,7 +25,7 @@ from tests.unit.serving.inference import models
 from tests.unit.serving.inference.running import RunningSidecar, running
 from tests.unit.serving.running import server
 from tests.unit.serving.test_predict import KEYS, REQUEST, write_model
-from tests.waiting import until
+from tests.waiting import WAIT_S, until
 
 WEIGHTS = np.array([1, 10, 100], np.float32)
 
@@ -173,11 +173,9 @@ def test_certificates_are_renewed_on_both_ends_without_a_restart(
                 return False
 
         async def comes_to(wanted: bool) -> None:
-            for _ in range(200):
-                if await answers() == wanted:
-                    return
-                await asyncio.sleep(0.05)
-            raise AssertionError(f"it never came to {wanted}")
+            async with asyncio.timeout(WAIT_S):
+                while await answers() != wanted:
+                    await asyncio.sleep(0.05)
 
         assert await answers()
         # The sidecar trusts another authority, and shows a certificate of another: connections that are open go on.
