@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, StringConstraints, model_validator
 from pydantic import Field as Setting
 
 from featurestore.loopback import is_loopback
-from featurestore.settings_section import Section, listed
+from featurestore.settings_section import OfFiles, listed
 
 #: Signatures that only the issuer can make. Shared secrets (HS256, ...) and `none` cannot be chosen.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -20,19 +20,7 @@ _OF_JWT = ("jwt_", "jwks_")
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
-class _OfFiles(Section):
-    """A section that names files. A key put there itself would be shown and logged."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_files(cls, values: Any) -> Any:
-        for name, value in values.items() if isinstance(values, Mapping) else ():
-            if isinstance(value, str) and ("-----BEGIN" in value or "\n" in value.strip()):
-                raise ValueError(f"{name} holds the text of a file; set {name} to the path of the file instead")
-        return values
-
-
-class TlsSettings(_OfFiles):
+class TlsSettings(OfFiles):
     """TLS of the serving process; the files are read again when they change."""
 
     #: PEM file: the server's certificate, then its intermediates. Without it the server speaks plaintext.
@@ -51,7 +39,7 @@ class TlsSettings(_OfFiles):
         return self
 
 
-class AuthSettings(_OfFiles):
+class AuthSettings(OfFiles):
     """Who may call the serving process. Off without `grants`; with it, what is not granted is denied."""
 
     #: TOML file: what each principal and role may do; read again when it changes.

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic import Field as Setting
 
-from featurestore.settings_section import Positive, Section, listed
+from featurestore.settings_section import OfFiles, Positive, Section, listed
 
 _Port = Annotated[int, Setting(ge=0, le=65535)]
 
@@ -74,7 +74,7 @@ class RestSettings(Section):
     port: _Port | None = None
 
 
-class InferenceSettings(Section):
+class InferenceSettings(OfFiles):
     """Who runs models for Predict: `featurestore sidecar`, or another server of the Open Inference Protocol."""
 
     #: host:port or unix:///path. None: no Predict.
@@ -85,6 +85,24 @@ class InferenceSettings(Section):
     retries: Annotated[int, Setting(ge=0, le=20)] = 2
     #: Feed models that do not say what they were trained on.
     unsigned: bool = False
+    #: PEM file: authorities of the server's certificate. With it the address is spoken to over TLS.
+    tls_ca: Path | None = None
+    #: PEM files: the certificate that is shown there and its key, where clients must have one (mTLS).
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together; set both, or neither")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError("a certificate is shown over TLS only; set tls_ca to the authorities of the server's, too")
+        if self.tls_ca is not None and (self.address or "").startswith("unix:"):
+            raise ValueError(
+                "a unix socket is spoken to without TLS, who may open its file may ask; remove tls_ca, tls_cert and "
+                "tls_key, or set address to host:port"
+            )
+        return self
 
 
 class FreshnessSettings(Section):

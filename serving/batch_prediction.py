@@ -29,6 +29,7 @@ from featurestore.outputs import common_join_keys, service_outputs
 from featurestore.repository import Repository
 from featurestore.retrieval import training_query, training_set
 from featurestore.settings_serving import InferenceSettings
+from serving.access.certificates import inference_files
 from serving.inference.model_folder import FolderModel
 from serving.inference.tensors import Tensor
 from serving.remote_model import RemoteModel
@@ -113,10 +114,13 @@ def _opened(place: ModelPlace, inference: InferenceSettings) -> BatchModel:
         raise InputError(
             "no model can be found: name the folder of models, or the address of a sidecar (or set inference.address)"
         )
-    timeout_s = max(inference.timeout_s, TIMEOUT_S)
-    return RemoteModel(
-        SidecarAccess(address=address, timeout_s=timeout_s, retries=inference.retries), place.name, place.version
+    access = SidecarAccess(
+        address=address,
+        timeout_s=max(inference.timeout_s, TIMEOUT_S),
+        retries=inference.retries,
+        tls=inference_files(inference, address),
     )
+    return RemoteModel(access, place.name, place.version)
 
 
 def _pieces(repository: Repository, query: TrainingSetQuery, spine: object) -> Iterator[tuple[pa.Table, Matrix]]:

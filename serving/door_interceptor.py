@@ -1,4 +1,4 @@
-"""The door in front of gRPC: TLS of the port, and an interceptor that knows the caller before any method runs.
+"""The door in front of gRPC: an interceptor that knows the caller before any method runs.
 
 Which service a request names is known only once it is parsed, so methods ask the principal themselves. A method that
 is not listed here as asking is denied to everybody once [auth] is on.
@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from featurestore.errors import AccessError, NotFoundError, PermissionDenied
 from featurestore.loopback import is_loopback
 from featurestore.settings_access import AuthSettings, TlsSettings
-from serving.access.certificates import Pem, watch_certificates
 from serving.access.door import Door
 from serving.access.principal import ANYONE, Principal, answering
 from serving.status_codes import Context, status_code
@@ -106,29 +105,6 @@ def _names(context: Context) -> list[str]:
     names = told.get("x509_subject_alternative_name") or told.get("x509_common_name") or []
     decoded = (name.decode("utf-8", "replace") for name in names)
     return [name for name in decoded if name.isprintable()]
-
-
-def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials | None:
-    """TLS for the port, by the files of the moment; None for plaintext. ConfigError when the files are bad."""
-    files = watch_certificates(tls)
-    if files is None:
-        return None
-    served = files.current()
-
-    def changed() -> Any:
-        """Called by gRPC before each handshake; None keeps what there is."""
-        nonlocal served
-        if (pem := files.current()) is served:
-            return None
-        served = pem
-        return _configuration(pem)
-
-    # gRPC for Python either requires a certificate of clients or does not ask for one.
-    return grpc.dynamic_ssl_server_credentials(_configuration(served), changed, tls.client_ca is not None)
-
-
-def _configuration(pem: Pem) -> Any:
-    return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.client_ca)
 
 
 def warn_if_exposed(host: str, auth: AuthSettings, tls: TlsSettings, setting: str) -> None:

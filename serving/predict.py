@@ -7,9 +7,10 @@ service's; our sidecar compares once more, in the version that answers, so that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
@@ -33,8 +34,33 @@ from serving.wire import FeatureChoice, Limits, LookupRequest, decode_columns, p
 DESCRIBED_S = 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Which features, for which model."""
+
+    lookup: LookupRequest
+    model: str
+    #: Empty for the one that the sidecar chooses.
+    version: str = ""
+    #: None for all that the model gives.
+    outputs: Sequence[str] = ()
+    #: Whether rows that are NOT_FOUND or EXPIRED in some view fail the call; otherwise the model sees their fills.
+    fail_on_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model says, and the features that it rests on: each output has a row for each of theirs."""
+
+    features: OnlineResponse
+    model: str
+    version: str
+    #: (name, datatype, shape, bytes) of each.
+    outputs: tuple[tuple[str, str, tuple[int, ...], bytes], ...]
+
+
 class Predictor:
-    """Answers PredictRequests with the features of an engine and the models of a sidecar."""
+    """Answers questions with the features of an engine and the models of a sidecar."""
 
     def __init__(self, engine: Engine, sidecar: Sidecar, limits: Limits) -> None:
         self._engine, self._sidecar, self._limits = engine, sidecar, limits
@@ -49,23 +75,27 @@ class Predictor:
     async def predict(self, message: bytes, principal: Principal, threads: Executor | None = None) -> bytes:
         """A PredictResponse for a PredictRequest of this principal."""
         mark(Stage.QUEUE)
-        asked = parsed(pb.PredictRequest, message)
-        request = _lookup_request(asked, self._limits)
-        principal.require_read(asked.service)
-        _, response = await self._engine.respond(request, threads)
-        _require_known(response, asked)
+        asked = _question(parsed(pb.PredictRequest, message), self._limits)
+        principal.require_read(asked.lookup.choice.service)
+        answer = await self.answer(asked, threads)
+        encoded = _encode(answer)
+        mark(Stage.ENCODE)
+        self._engine.sent(answer.features)
+        return encoded
+
+    async def answer(self, asked: Question, threads: Executor | None = None) -> Answer:
+        """What the model says. Who asks must have been let in, and the engine must be told when it was sent."""
+        _, response = await self._engine.respond(asked.lookup, threads)
+        _require_known(response, fail_on_missing=asked.fail_on_missing)
         matrix = response.to_matrix()
         mark(Stage.DECODE)
         model = await self._fit(asked, response.plan)
         reply = await self._infer(asked, model, response.plan, matrix)
         mark(Stage.MODEL)
-        encoded = _encode(asked, response, reply)
-        mark(Stage.ENCODE)
-        self._engine.sent(response)
-        return encoded
+        return _answer(response, reply)
 
     async def _infer(
-        self, asked: pb.PredictRequest, model: ModelDescription, plan: ServicePlan, matrix: np.ndarray
+        self, asked: Question, model: ModelDescription, plan: ServicePlan, matrix: np.ndarray
     ) -> inference.ModelInferResponse:
         if unknown := [name for name in asked.outputs if name not in model.outputs]:
             raise InputError(
@@ -73,7 +103,7 @@ class Predictor:
                 f"{', '.join(model.outputs)}"
             )
         request = infer_request(
-            asked.model, asked.model_version, model.inputs[0][0], matrix.shape, matrix.tobytes(), asked.outputs
+            asked.model, asked.version, model.inputs[0][0], matrix.shape, matrix.tobytes(), asked.outputs
         )
         if model.signature is not None:
             request.parameters[SIGNATURE].string_param = plan.signature
@@ -81,16 +111,16 @@ class Predictor:
             reply = await self._sidecar.infer(request)
         except ServingError:
             # Perhaps the model is another one by now; the next request asks what it is.
-            self._described.pop((asked.model, asked.model_version), None)
+            self._described.pop((asked.model, asked.version), None)
             raise
-        if reply.model_version != model.version and model.signature is None and asked.model_version == "":
+        if reply.model_version != model.version and model.signature is None and asked.version == "":
             # A server that looks at no signature answered with a version that we have not seen.
             self._require_fit(asked.model, await self._sidecar.describe(asked.model, reply.model_version), plan)
         return reply
 
-    async def _fit(self, asked: pb.PredictRequest, plan: ServicePlan) -> ModelDescription:
+    async def _fit(self, asked: Question, plan: ServicePlan) -> ModelDescription:
         """What the model is; ServingError when it was not trained on this service."""
-        key, now_s = (asked.model, asked.model_version), asyncio.get_running_loop().time()
+        key, now_s = (asked.model, asked.version), asyncio.get_running_loop().time()
         described, until_s = self._described.get(key, (None, 0.0))
         if described is None or until_s < now_s:
             described = await self._sidecar.describe(*key)
@@ -134,47 +164,61 @@ async def predicting(engine: Engine, access: SidecarAccess | None, limits: Limit
         await sidecar.close()
 
 
-def _lookup_request(asked: pb.PredictRequest, limits: Limits) -> LookupRequest:
+def _question(asked: pb.PredictRequest, limits: Limits) -> Question:
     if not asked.service or not asked.model:
         raise InputError("the request names no service, or no model; set both")
-    return LookupRequest(
-        choice=FeatureChoice(service=asked.service),
-        keys=decode_columns(asked.keys, "join key", limits),
-        request=decode_columns(asked.request_fields, "request field", limits),
-        max_age=timedelta(microseconds=asked.max_age_us) if asked.HasField("max_age_us") else None,
+    return Question(
+        lookup=LookupRequest(
+            choice=FeatureChoice(service=asked.service),
+            keys=decode_columns(asked.keys, "join key", limits),
+            request=decode_columns(asked.request_fields, "request field", limits),
+            max_age=timedelta(microseconds=asked.max_age_us) if asked.HasField("max_age_us") else None,
+        ),
+        model=asked.model,
+        version=asked.model_version,
+        outputs=asked.outputs,
+        fail_on_missing=asked.on_missing == pb.ON_MISSING_FAIL,
     )
 
 
-def _require_known(response: OnlineResponse, asked: pb.PredictRequest) -> None:
+def _require_known(response: OnlineResponse, *, fail_on_missing: bool) -> None:
     """Rows that could not be read are never predicted from; those that are not there only where that is wanted."""
     for view in response.views:
         if unread := int(np.count_nonzero(view.statuses == Status.ERROR)):
             raise StoreUnreachable(f"{unread} rows of {view.ref} could not be read; try again when the store answers")
-    if asked.on_missing != pb.ON_MISSING_FAIL:
+    if not fail_on_missing:
         return
     for view in response.views:
         gone = (view.statuses == Status.NOT_FOUND) | (view.statuses == Status.EXPIRED)
         if count := int(np.count_nonzero(gone)):
             raise ServingError(
                 f"{count} rows of {view.ref} are missing or expired, the first is row {int(gone.argmax())}; publish "
-                "them, leave them out, or let the model see the fills (ON_MISSING_FILL)"
+                "them, leave them out, or let the model see the fills (on_missing: fill)"
             )
 
 
-def _encode(asked: pb.PredictRequest, response: OnlineResponse, told: inference.ModelInferResponse) -> bytes:
-    reply = pb.PredictResponse(
-        rows=response.rows,
-        views=view_results(response),
-        served_at_us=response.served_at_us,
-        degraded_rows=response.degraded_rows,
-        model=told.model_name,
-        model_version=told.model_version,
-    )
+def _answer(response: OnlineResponse, told: inference.ModelInferResponse) -> Answer:
+    outputs = []
     for tensor, values in zip(told.outputs, raw_outputs(told), strict=True):
         if list(tensor.shape[:1]) != [response.rows]:
             raise ModelFailed(
-                f"output {tensor.name!r} of model {asked.model!r} has shape {list(tensor.shape)} for {response.rows} "
-                "rows; export it with one row out for each row in"
+                f"output {tensor.name!r} of model {told.model_name!r} has shape {list(tensor.shape)} for "
+                f"{response.rows} rows; export it with one row out for each row in"
             )
-        reply.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, values=values)
+        outputs.append((tensor.name, tensor.datatype, tuple(tensor.shape), values))
+    return Answer(features=response, model=told.model_name, version=told.model_version, outputs=tuple(outputs))
+
+
+def _encode(answer: Answer) -> bytes:
+    features = answer.features
+    reply = pb.PredictResponse(
+        rows=features.rows,
+        views=view_results(features),
+        served_at_us=features.served_at_us,
+        degraded_rows=features.degraded_rows,
+        model=answer.model,
+        model_version=answer.version,
+    )
+    for name, datatype, shape, values in answer.outputs:
+        reply.outputs.add(name=name, datatype=datatype, shape=shape, values=values)
     return reply.SerializeToString()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 from serving.inference.tensors import Tensor, from_raw
 from serving.sidecar import SIGNATURE, Sidecar, SidecarAccess, SidecarOverloaded, infer_request, raw_outputs
@@ -20,8 +21,9 @@ class RemoteModel:
     def __init__(self, access: SidecarAccess, name: str, version: str) -> None:
         self._name = name
         self._runner = asyncio.Runner()
-        self._sidecar = self._runner.run(_made(access))
+        self._closing = AsyncExitStack()
         try:
+            self._sidecar = self._runner.run(self._made(access))
             self.description = self._runner.run(self._sidecar.describe(name, version))
         except BaseException:
             self.close()
@@ -33,8 +35,13 @@ class RemoteModel:
 
     def close(self) -> None:
         """Close the channel."""
-        self._runner.run(self._sidecar.close())
+        self._runner.run(self._closing.aclose())
         self._runner.close()
+
+    async def _made(self, access: SidecarAccess) -> Sidecar:
+        sidecar = Sidecar(access)
+        self._closing.push_async_callback(sidecar.close)
+        return sidecar
 
     async def _run(self, matrix: Tensor) -> dict[str, Tensor]:
         # By its version, so that neither a canary nor a switch on the way mixes two models in one file.
@@ -54,7 +61,3 @@ class RemoteModel:
             tensor.name: from_raw(data, tensor.datatype, tensor.shape, f"output {tensor.name!r}")
             for tensor, data in zip(reply.outputs, raw_outputs(reply), strict=True)
         }
-
-
-async def _made(access: SidecarAccess) -> Sidecar:
-    return Sidecar(access)

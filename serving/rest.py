@@ -27,8 +27,8 @@ from serving.admission import Admission, Overloaded, Rooms
 from serving.engine import Engine
 from serving.exposition import exposition
 from serving.observing import REQUEST_ID, TRACEPARENT, Stage, chose, current, mark, new_request_id
+from serving.predict import Predictor
 from serving.push import PushDoor
-from serving.response import OnlineResponse
 from serving.rest_docs import page
 from serving.rest_messages import (
     Alive,
@@ -38,6 +38,7 @@ from serving.rest_messages import (
     encode_response,
     lookup_request,
 )
+from serving.rest_predict import PredictRequest, PredictResponse, encode_answer
 from serving.rest_push import PushRequest, PushResponse, answer_push
 from serving.status_codes import HTTP_CODES, told
 from serving.telemetry import Telemetry
@@ -47,9 +48,9 @@ from serving.wire import FeatureChoice, Limits, LookupRequest, feature_choice
 BODY_BYTES_MAX = 8 << 20
 #: HTTP requests bring no deadline, and nobody waits for ever.
 TIMEOUT_S = 30.0
-LOOKUP, PUSH = "/get-online-features", "/push"
+LOOKUP, PUSH, PREDICT = "/get-online-features", "/push", "/predict"
 #: Routes that are admitted, timed and counted.
-OBSERVED = frozenset({LOOKUP, PUSH})
+OBSERVED = frozenset({LOOKUP, PUSH, PREDICT})
 _RETRY_AFTER_S = 1
 
 _CODES = {number: code.name for code, number in HTTP_CODES.items()}
@@ -57,6 +58,7 @@ _CODES |= {413: "RESOURCE_EXHAUSTED", 405: "UNIMPLEMENTED", 500: "INTERNAL"}
 _RETRYABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
 Result = TypeVar("Result")
+Encoded = TypeVar("Encoded")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -108,7 +110,7 @@ async def anyone(authorization: Sequence[str]) -> Caller:
     return _Anyone()
 
 
-# ---------------------------------------------------------------- the lookup
+# ---------------------------------------------------------------- lookups, also for a model
 
 
 async def answer(
@@ -122,8 +124,21 @@ async def answer(
     caller.require_read(choice.service, choice.features)
     request = await _in_thread(threads, _decoded, engine, asked, choice, limits)
     _, response = await engine.respond(request, threads)
-    body = await _in_thread(threads, _encoded, response)
+    body = await _in_thread(threads, _encoded, encode_response, response)
     engine.sent(response)
+    return body
+
+
+async def predict(
+    engine: Engine, predictor: Predictor, asked: PredictRequest, caller: Caller, limits: Limits, threads: Executor
+) -> bytes:
+    """The JSON text of a PredictResponse; errors are those of gRPC."""
+    choice = feature_choice(asked.feature_service, (), False, limits)
+    caller.require_read(choice.service)
+    request = await _in_thread(threads, _decoded, engine, asked, choice, limits)
+    answer = await predictor.answer(asked.question(request), threads)
+    body = await _in_thread(threads, _encoded, encode_answer, answer)
+    engine.sent(answer.features)
     return body
 
 
@@ -132,15 +147,17 @@ async def _in_thread(threads: Executor, work: Callable[..., Result], *arguments:
     return await asyncio.get_running_loop().run_in_executor(threads, partial(within, work, *arguments))
 
 
-def _decoded(engine: Engine, asked: OnlineFeaturesRequest, choice: FeatureChoice, limits: Limits) -> LookupRequest:
+def _decoded(
+    engine: Engine, asked: OnlineFeaturesRequest | PredictRequest, choice: FeatureChoice, limits: Limits
+) -> LookupRequest:
     mark(Stage.QUEUE)
     plan = engine.plan(choice)
     chose(plan.name)
-    return lookup_request(asked, choice, plan, limits)
+    return lookup_request(asked.entities, asked.max_age_s, choice, plan, limits)
 
 
-def _encoded(response: OnlineResponse) -> bytes:
-    body = encode_response(response)
+def _encoded(encode: Callable[[Encoded], bytes], reply: Encoded) -> bytes:
+    body = encode(reply)
     mark(Stage.ENCODE)
     return body
 
@@ -208,8 +225,10 @@ def rest_app(
     authenticate: Authenticate,
     rooms: Rooms,
     push: PushDoor | None,
+    predictor: Predictor | None,
 ) -> FastAPI:
-    """The application over a started engine; lookups run on `threads`. Without a `push` door nothing is pushed."""
+    """The application over a started engine; lookups run on `threads`. Without a `push` door nothing is pushed, without
+    a `predictor` nothing is predicted."""
     app = FastAPI(
         title="featurestore",
         version=__version__,
@@ -217,7 +236,8 @@ def rest_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(_Observed, telemetry=telemetry, rooms={LOOKUP: rooms.rest, PUSH: rooms.pushes})
+    by_route = {LOOKUP: rooms.rest, PUSH: rooms.pushes, PREDICT: rooms.predictions}
+    app.add_middleware(_Observed, telemetry=telemetry, rooms=by_route)
     for kind in (FeatureStoreError, TimeoutError):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]  # narrower than Exception
@@ -225,6 +245,7 @@ def rest_app(
     _add_lookup(app, engine, limits, threads, authenticate)
     if push is not None:
         _add_push(app, push, limits, authenticate)
+    _add_predict(app, engine, predictor, limits, threads, authenticate)
     _add_operations(app, telemetry, ready, authenticate)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_docs(app)
@@ -233,6 +254,11 @@ def rest_app(
 
 _REFUSED = ((400, "Malformed"), (401, "Unknown caller"), (403, "Not granted"), (404, "Unknown name"))
 _STALE = (409, "STALE, and the service refuses such rows")
+_NOT_PREDICTED = (
+    (409, "Missing or STALE rows that are to fail, or a model of other features"),
+    (501, "No sidecar is configured"),
+    (502, "The model failed"),
+)
 _FAILED = ((413, "Too large"), (429, "Overloaded"), (500, "A defect"), (503, "The store is away"), (504, "Too slow"))
 
 
@@ -261,6 +287,29 @@ def _add_push(app: FastAPI, push: PushDoor, limits: Limits, authenticate: Authen
         try:
             # Not the threads of lookups: a push waits for disks. It is finished even when the caller has given up.
             body = await asyncio.to_thread(answer_push, push, asked, limits)
+        except NotFoundError as error:
+            raise caller.discreet(error) from None
+        return Response(body, media_type="application/json")
+
+
+def _add_predict(
+    app: FastAPI,
+    engine: Engine,
+    predictor: Predictor | None,
+    limits: Limits,
+    threads: Executor,
+    authenticate: Authenticate,
+) -> None:
+    @app.post(PREDICT, response_model=PredictResponse, responses=_problems(*_REFUSED, *_NOT_PREDICTED, *_FAILED))
+    async def predict_rows(asked: PredictRequest, request: Request) -> Response:
+        """What a model says of many entities, with the verdicts on the features that it rests on."""
+        caller = await authenticate(request.headers.getlist("authorization"))
+        if predictor is None:
+            raise HTTPException(
+                501, "this server has nobody who runs models; start `featurestore sidecar`, and set inference.address"
+            )
+        try:
+            body = await predict(engine, predictor, asked, caller, limits, threads)
         except NotFoundError as error:
             raise caller.discreet(error) from None
         return Response(body, media_type="application/json")

@@ -16,6 +16,7 @@ from featurestore.errors import ConfigError
 from featurestore.settings_access import TlsSettings
 from serving.admission import Rooms
 from serving.engine import Engine
+from serving.predict import Predictor
 from serving.push import PushDoor
 from serving.rest import Authenticate, rest_app
 from serving.telemetry import Telemetry
@@ -55,12 +56,21 @@ async def rest_serving(
     authenticate: Authenticate,
     rooms: Rooms,
     push: PushDoor | None = None,
+    predictor: Predictor | None = None,
 ) -> AsyncIterator[str]:
     """A running gateway on a started engine; yields its base address, drains on the way out."""
     listener = _bind(options)
     with contextlib.closing(listener), ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="rest") as threads:
         app = rest_app(
-            engine, telemetry, options.limits, threads, lambda: not server.should_exit, authenticate, rooms, push
+            engine,
+            telemetry,
+            options.limits,
+            threads,
+            lambda: not server.should_exit,
+            authenticate,
+            rooms,
+            push,
+            predictor,
         )
         server = _Server(
             uvicorn.Config(

@@ -161,13 +161,21 @@ def _writer(dtype: DType) -> Callable[[Any], Any]:
         case Decimal():
             return lambda value: format(value, "f")
         case _ if dtype in INTEGERS:
-            return lambda value: value if -SAFE_INTEGER_MAX <= value <= SAFE_INTEGER_MAX else str(value)
+            return integer_value
         case _ if dtype in FLOATS:
-            return lambda value: value if math.isfinite(value) else _non_finite(value)
+            return float_value
     return _WRITERS[dtype]
 
 
-def _non_finite(value: float) -> str:
+def integer_value(value: int) -> int | str:
+    """An integer as every reader of JSON keeps it."""
+    return value if -SAFE_INTEGER_MAX <= value <= SAFE_INTEGER_MAX else str(value)
+
+
+def float_value(value: float) -> float | str:
+    """A float, or the text of what JSON has no number for."""
+    if math.isfinite(value):
+        return value
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"

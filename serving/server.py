@@ -23,13 +23,15 @@ from featurestore.clock import Clock
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from featurestore.settings_access import AuthSettings, TlsSettings
+from serving.access.certificates import serving_files
 from serving.access.door import Door
 from serving.admission import Rooms
 from serving.catalog import RegistryReader
-from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
+from serving.door_interceptor import DoorInterceptor, warn_if_exposed
 from serving.doorstep import Doorstep
 from serving.engine import Engine
 from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals
+from serving.grpc_tls import port_credentials
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
@@ -165,7 +167,8 @@ async def serving(
         stack.enter_context(meanwhile or contextlib.nullcontext())
         await server.start()
         try:
-            async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):
+            gateway = _gateway(engine, telemetry, options, door, rooms, push, predictor)
+            async with _following(engine, options.poll_s), gateway:
                 yield address
         finally:
             await vitals.enter_graceful_shutdown()
@@ -191,7 +194,13 @@ def _cache_rows(engine: Engine) -> dict[Labels, float]:
 
 @contextlib.asynccontextmanager
 async def _gateway(
-    engine: Engine, telemetry: Telemetry, options: ServeOptions, door: Door, rooms: Rooms, push: PushDoor | None
+    engine: Engine,
+    telemetry: Telemetry,
+    options: ServeOptions,
+    door: Door,
+    rooms: Rooms,
+    push: PushDoor | None,
+    predictor: Predictor | None,
 ) -> AsyncIterator[None]:
     """The REST gateway meanwhile, where one is asked for; its framework is an extra."""
     if options.rest is None:
@@ -207,7 +216,7 @@ async def _gateway(
     rest = RestOptions(
         host=host, port=port, limits=options.limits, drain_s=options.drain_s, reuse_port=shared, tls=options.tls
     )
-    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push) as address:
+    async with rest_serving(engine, telemetry, rest, door.authenticate, rooms, push, predictor) as address:
         log.info("REST on %s", address)
         yield
 
@@ -250,7 +259,8 @@ async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.Heal
 def _bind(server: grpc.aio.Server, options: ServeOptions) -> str:
     """Bind the port; ConfigError when it is taken."""
     host = f"[{options.host}]" if ":" in options.host else options.host
-    credentials = server_credentials(options.tls)
+    files = serving_files(options.tls)
+    credentials = None if files is None else port_credentials(files)
     try:
         if credentials is None:
             port = server.add_insecure_port(f"{host}:{options.port}")

@@ -25,15 +25,14 @@ from featurestore.errors import (
     ServingError,
 )
 from featurestore_client.errors import RETRY_AFTER_MS
+from serving.access.certificates import PemFiles
 from serving.admission import Overloaded
 from serving.circuit import Circuit, CircuitState
 from serving.inference._pb.inference import open_inference_pb2 as pb
 from serving.inference.tensors import CONTENTS, DTYPES, to_raw
+from serving.sidecar_channel import SidecarChannel, is_unsent
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SIGNATURE = "featurestore_signature"
-#: What gRPC says when there was no connection to send on.
-_NOT_SENT = "failed to connect"
 _PAUSE_S = 0.02
 PROBE_TIMEOUT_S = 1.0
 
@@ -48,6 +47,8 @@ class SidecarAccess:
     retries: int = 2
     #: Whether models without a signature are fed.
     unsigned: bool = False
+    #: None: plaintext.
+    tls: PemFiles | None = None
     message_bytes_max: int = 64 << 20
 
 
@@ -79,25 +80,20 @@ class ModelDescription:
 
 
 class Sidecar:
-    """A channel to the models. Make it in the event loop that uses it."""
+    """A channel to the models. Make it in the event loop that uses it; ConfigError when its certificates are bad."""
 
     def __init__(self, access: SidecarAccess) -> None:
         self.access = access
-        self._channel = grpc.aio.insecure_channel(
-            access.address,
-            [
-                ("grpc.max_receive_message_length", access.message_bytes_max),
-                ("grpc.max_send_message_length", access.message_bytes_max),
-                ("grpc.enable_retries", 0),
-                # A sidecar that restarts is back within seconds.
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1_000),
-            ],
-        )
-        self._infer, self._metadata, self._live = (
-            self._channel.unary_unary(f"/{_SERVICE}/{name}") for name in ("ModelInfer", "ModelMetadata", "ServerLive")
-        )
+        options = [
+            ("grpc.max_receive_message_length", access.message_bytes_max),
+            ("grpc.max_send_message_length", access.message_bytes_max),
+            ("grpc.enable_retries", 0),
+            # A sidecar that restarts is back within seconds.
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+        ]
+        self._channel = SidecarChannel(access.address, options, access.tls, access.timeout_s)
         self._circuit = Circuit(f"the sidecar at {access.address}", self._answers)
 
     @property
@@ -108,7 +104,7 @@ class Sidecar:
     async def describe(self, model: str, version: str) -> ModelDescription:
         """What the model takes; ModelUnavailable, NoSuchModel."""
         asked = pb.ModelMetadataRequest(name=model, version=version)
-        told = pb.ModelMetadataResponse.FromString(await self._call(self._metadata, asked, model))
+        told = pb.ModelMetadataResponse.FromString(await self._call("ModelMetadata", asked, model))
         text = told.parameters[SIGNATURE].string_param if SIGNATURE in told.parameters else ""
         return ModelDescription(
             version=told.parameters["version"].string_param if "version" in told.parameters else version,
@@ -119,7 +115,7 @@ class Sidecar:
 
     async def infer(self, asked: pb.ModelInferRequest) -> pb.ModelInferResponse:
         """The model's answer; the error that it is otherwise."""
-        reply = await self._call(self._infer, asked, asked.model_name)
+        reply = await self._call("ModelInfer", asked, asked.model_name)
         return pb.ModelInferResponse.FromString(reply)
 
     async def close(self) -> None:
@@ -127,7 +123,7 @@ class Sidecar:
         self._circuit.close()
         await self._channel.close()
 
-    async def _call(self, method: Any, asked: Any, model: str) -> bytes:
+    async def _call(self, method: str, asked: Any, model: str) -> bytes:
         if self._circuit.is_open:
             raise ModelUnavailable(self._circuit.refusal)
         message = asked.SerializeToString()
@@ -135,10 +131,10 @@ class Sidecar:
         for tries_left in range(self.access.retries, -1, -1):
             remaining_s = deadline - asyncio.get_running_loop().time()
             try:
-                reply: bytes = await method(message, timeout=max(remaining_s, 0.001))
+                reply: bytes = await self._channel.method(method)(message, timeout=max(remaining_s, 0.001))
             except grpc.aio.AioRpcError as error:
                 fault = self._fault(error, model)
-                if not _is_unsent(error):
+                if not is_unsent(error):
                     self._count(error, fault)
                     raise fault from error
                 if not tries_left or remaining_s <= _PAUSE_S:
@@ -160,12 +156,11 @@ class Sidecar:
     def _fault(self, error: grpc.aio.AioRpcError, model: str) -> Exception:
         said = error.details() or ""
         match error.code():
-            case grpc.StatusCode.UNAVAILABLE if not _is_unsent(error):
+            case grpc.StatusCode.UNAVAILABLE if not is_unsent(error):
                 return ModelUnavailable(f"the sidecar: {said}")
             case grpc.StatusCode.UNAVAILABLE:
                 return ModelUnavailable(
-                    f"no sidecar answers at {self.access.address} ({said}); start `featurestore sidecar` there, or "
-                    "mend inference.address"
+                    f"no sidecar answers at {self.access.address} ({said}); {self._channel.hint(error)}"
                 )
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return TimeoutError(
@@ -187,7 +182,7 @@ class Sidecar:
 
     async def _answers(self) -> bool:
         try:
-            await self._live(b"", timeout=PROBE_TIMEOUT_S)
+            await self._channel.method("ServerLive")(b"", timeout=PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError:
             return False
         return True
@@ -219,10 +214,6 @@ def _typed(tensor: pb.ModelInferResponse.InferOutputTensor) -> bytes:
     if tensor.datatype not in CONTENTS:
         raise ModelFailed(f"output {tensor.name!r} is {tensor.datatype}, which must be sent raw; mend its server")
     return to_raw(np.array(getattr(tensor.contents, CONTENTS[tensor.datatype]), DTYPES[tensor.datatype]))
-
-
-def _is_unsent(error: grpc.aio.AioRpcError) -> bool:
-    return error.code() is grpc.StatusCode.UNAVAILABLE and _NOT_SENT in (error.details() or "").lower()
 
 
 def _document(text: str, model: str) -> dict[str, Any] | None:

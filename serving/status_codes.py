@@ -70,7 +70,9 @@ HTTP_CODES: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.FAILED_PRECONDITION: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.INTERNAL: 500,
-    grpc.StatusCode.UNKNOWN: 500,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    # Elsewhere 500 too; here it is what a model does, and 500 is for defects of ours.
+    grpc.StatusCode.UNKNOWN: 502,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from featurestore.settings import Settings
+from serving.access.certificates import inference_files
 from serving.logs import LogOptions
 from serving.served_log import ServedLogOptions
 from serving.server import ServeOptions
@@ -79,6 +80,7 @@ def _sidecar(settings: Settings) -> SidecarAccess | None:
         timeout_s=inference.timeout_s,
         retries=inference.retries,
         unsigned=inference.unsigned,
+        tls=inference_files(inference, inference.address),
         message_bytes_max=settings.serving.max_message_bytes,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -20,8 +21,10 @@ from grpc_reflection.v1alpha import reflection
 
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.loopback import is_loopback
+from serving.access.certificates import PemFiles
 from serving.event_loop import loop_factory, stop_on_signals
 from serving.exposition import metrics_port
+from serving.grpc_tls import port_credentials
 from serving.inference.repository import ModelRepository
 from serving.inference.served_model import ServedModel
 from serving.inference.servicer import SERVICE, GrpcInferenceService
@@ -41,6 +44,8 @@ class SidecarOptions:
 
     models: Path
     address: str = "127.0.0.1:8001"
+    #: None: plaintext; with authorities only for clients that show a certificate.
+    tls: PemFiles | None = None
     #: Host and port of /metrics; None: nowhere.
     metrics: tuple[str, int] | None = None
     message_bytes_max: int = 64 << 20
@@ -78,7 +83,8 @@ async def _serve_until_signal(options: SidecarOptions, ready: Callable[[str], No
 @contextlib.asynccontextmanager
 async def sidecar(options: SidecarOptions) -> AsyncIterator[str]:
     """A running sidecar; yields its address, drains on the way out."""
-    _require_address(options.address)
+    _require_address(options)
+    credentials = None if options.tls is None else port_credentials(options.tls)
     vitals = _Vitals()
     repository = ModelRepository(options.models, vitals.model_changed)
     service = GrpcInferenceService(repository)
@@ -88,7 +94,7 @@ async def sidecar(options: SidecarOptions) -> AsyncIterator[str]:
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await repository.refresh(settled=False)
     with _metrics(repository, options):
-        address = _bind(server, options.address)
+        address = _bind(server, options.address, credentials)
         await server.start()
         service.ready = True
         await vitals.server_ready()
@@ -181,25 +187,51 @@ def snapshot(repository: ModelRepository) -> Snapshot:
 # ---------------------------------------------------------------- the address
 
 
-def _require_address(address: str) -> None:
-    """ConfigError for what is no address, before models take their time to load."""
+def _require_address(options: SidecarOptions) -> None:
+    """ConfigError for what is no address, before models take their time to load; a warning for one that is exposed."""
+    address, tls = options.address, options.tls
+    if address.startswith(UNIX):
+        if tls is not None:
+            raise ConfigError(
+                f"{address} is a unix socket, which is served without TLS: who may open its file may ask; remove "
+                f"{' and '.join(tls.names[:2])}, or give host:port with --address"
+            )
+        return
     host, _, port = address.rpartition(":")
     # gRPC takes a port modulo 65536.
-    if not address.startswith(UNIX) and not (host and port.isdecimal() and int(port) < 1 << 16):
+    if not (host and port.isdecimal() and int(port) < 1 << 16):
         raise ConfigError(
             f"cannot listen on {address}: give host:port (0 for a free one, at most 65535) or unix:///path with "
             "--address"
         )
+    if not is_loopback(host):
+        _warn_exposed(address, tls)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+def _warn_exposed(address: str, tls: PemFiles | None) -> None:
+    if tls is None:
+        log.warning(
+            "listening on %s without TLS: whoever reaches it may use and load models, and features cross the network "
+            "readable to all; set --tls-cert, --tls-key and --tls-client-ca, or prefer a unix socket",
+            address,
+        )
+    elif tls.ca is None:
+        log.warning(
+            "listening on %s for clients without a certificate: whoever reaches it may use and load models; set "
+            "--tls-client-ca",
+            address,
+        )
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
     """Bind it; ConfigError when that cannot be."""
     if address.startswith(UNIX):
         _require_free(Path(address.removeprefix(UNIX).removeprefix("//")))
-    elif not is_loopback(address.rpartition(":")[0]):
-        log.warning("listening on %s: whoever reaches it may use and load models; prefer a unix socket", address)
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ConfigError(
             f"cannot listen on {address}: {error}; give host:port (0 for a free one) or unix:///path with --address"

@@ -1,4 +1,4 @@
-"""[auth] and [tls]: what holds together, what is refused, and that no secret is shown."""
+"""[auth], [tls] and the certificates of [inference]: what holds together, what is refused, that no key is shown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.cli.serve_options import serve_options
 from featurestore.errors import ConfigError
 from featurestore.loopback import is_loopback
 from featurestore.settings import load_settings, shown
+from serving.access.certificates import inference_files
 
 JWT = "grants = 'g'\njwt_issuer = 'i'\njwt_audience = 'a'\n"
 URL = "jwks_url = 'https://issuer/keys'\n"
@@ -34,15 +36,29 @@ def test_both_are_off_by_default(tmp_path: Path) -> None:
 
 def test_paths_begin_at_the_repository(tmp_path: Path) -> None:
     text = "[auth]\ngrants = 'g.toml'\ntokens = '/etc/t.toml'\n[tls]\ncert = 'c'\nkey = 'k'\nclient_ca = 'a'\n"
+    text += "[inference]\ntls_cert = 'c'\ntls_key = 'k'\ntls_ca = 'a'\n"
     settings = load_settings(write(tmp_path, text), {})
     assert (settings.auth.grants, settings.auth.tokens) == (tmp_path / "g.toml", Path("/etc/t.toml"))
     assert (settings.tls.cert, settings.tls.key, settings.tls.client_ca) == tuple(tmp_path / name for name in "cka")
+    models = settings.inference
+    assert (models.tls_cert, models.tls_key, models.tls_ca) == tuple(tmp_path / name for name in "cka")
 
 
 def test_the_environment_sets_lists_too(tmp_path: Path) -> None:
     environ = {"FEATURESTORE_AUTH_JWT_ALGORITHMS": "ES256, RS256", "FEATURESTORE_AUTH_JWKS_REFRESH_S": "60"}
     auth = load_settings(write(tmp_path, f"[auth]\n{JWT}{URL}"), environ).auth
     assert (auth.jwt_algorithms, auth.jwks_refresh_s, auth.jwt_leeway_s) == (("ES256", "RS256"), 60.0, 30.0)
+
+
+def test_models_are_asked_with_the_certificates_of_inference_unless_over_a_unix_socket(tmp_path: Path) -> None:
+    text = "[inference]\naddress = 'models:8001'\ntls_ca = 'a'\ntls_cert = 'c'\ntls_key = 'k'\n"
+    settings = load_settings(write(tmp_path, text), {})
+    sidecar = serve_options(settings, "127.0.0.1", 0, None, None).sidecar
+    assert sidecar is not None
+    assert sidecar.tls is not None
+    assert sidecar.tls == inference_files(settings.inference, "elsewhere:8001")
+    assert sidecar.tls.paths == [tmp_path / name for name in "cka"]
+    assert inference_files(settings.inference, "unix:///run/sidecar.sock") is None
 
 
 @pytest.mark.parametrize(
@@ -52,6 +68,9 @@ def test_the_environment_sets_lists_too(tmp_path: Path) -> None:
         ("[tls]\nkey = 'k'\n", "[tls] cert and key belong together"),
         ("[tls]\nclient_ca = 'c'\n", "client_ca asks clients for certificates, which only TLS carries"),
         ("[tls]\ncret = 'c'\n", "unknown setting 'cret' in [tls]; did you mean 'cert'?"),
+        ("[inference]\ntls_ca = 'a'\ntls_key = 'k'\n", "[inference] tls_cert and tls_key belong together"),
+        ("[inference]\ntls_cert = 'c'\ntls_key = 'k'\n", "set tls_ca to the authorities of the server's, too"),
+        ("[inference]\naddress = 'unix:///s'\ntls_ca = 'a'\n", "a unix socket is spoken to without TLS"),
         ("[auth]\ngrants = 'g'\n", "none can show who it is; set auth.tokens, auth.jwt_issuer or tls.client_ca"),
         ("[auth]\ntokens = 't'\n", "nothing is granted to anyone; set grants"),
         ("[auth]\n" + JWT.replace("grants = 'g'\n", "") + URL, "nothing is granted to anyone; set grants"),
@@ -84,7 +103,10 @@ def test_a_password_in_the_issuers_address_is_refused_and_not_repeated(tmp_path:
     assert "hunter2" not in said
 
 
-@pytest.mark.parametrize("setting", ["FEATURESTORE_TLS_KEY", "FEATURESTORE_TLS_CERT", "FEATURESTORE_AUTH_TOKENS"])
+@pytest.mark.parametrize(
+    "setting",
+    ["FEATURESTORE_TLS_KEY", "FEATURESTORE_TLS_CERT", "FEATURESTORE_AUTH_TOKENS", "FEATURESTORE_INFERENCE_TLS_KEY"],
+)
 def test_a_key_in_the_place_of_its_path_is_refused_and_not_repeated(setting: str, tmp_path: Path) -> None:
     """..._FILE names a file that holds the value, and here the value is a path."""
     (tmp_path / "server.key").write_text(KEY)

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from featurestore.settings_access import TlsSettings
 from serving.admission import Rooms
 from serving.engine import Engine
+from serving.predict import predicting
 from serving.push import PushDoor
 from serving.rest import Authenticate, anyone
 from serving.rest_server import RestOptions, rest_serving
+from serving.sidecar import SidecarAccess
 from serving.telemetry import Telemetry
 from serving.wire import Limits
 from tests.waiting import WAIT_S
@@ -29,6 +31,7 @@ def gateway(
     push: PushDoor | None = None,
     rooms: Rooms | None = None,
     tls: TlsSettings | None = None,
+    sidecar: SidecarAccess | None = None,
 ) -> Iterator[str]:
     """A running gateway on a free port; yields its base address."""
     rooms = rooms or Rooms.of(in_flight_max=8, threads=4, queue_max=8)
@@ -41,7 +44,8 @@ def gateway(
         options = RestOptions(limits=limits, drain_s=5, tls=tls or TlsSettings())
         async with (
             engine.reading(5.0),
-            rest_serving(engine, telemetry, options, authenticate, rooms, push) as served_at,
+            predicting(engine, sidecar, limits) as predictor,
+            rest_serving(engine, telemetry, options, authenticate, rooms, push, predictor) as served_at,
         ):
             address.set_result(served_at)
             await stop.wait()

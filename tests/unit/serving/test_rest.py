@@ -401,7 +401,7 @@ def test_health_readiness_and_documentation_are_served(rest: httpx.Client) -> No
     assert rest.get("/health").json() == {"status": "ok"}
     assert rest.get("/ready").json() == {"status": "ready"}
     paths = rest.get("/openapi.json").json()["paths"]
-    assert set(paths) == {ROUTE, "/push", "/health", "/ready", "/metrics"}
+    assert set(paths) == {ROUTE, "/push", "/predict", "/health", "/ready", "/metrics"}
     for route in (ROUTE, "/push"):
         responses = paths[route]["post"]["responses"]
         assert "422" not in responses

@@ -13,7 +13,7 @@ import trustme
 
 from featurestore.errors import ConfigError, PermissionDenied
 from featurestore.settings_access import TlsSettings
-from serving.access.certificates import refill, server_context, watch_certificates
+from serving.access.certificates import PemFiles, refill, server_context, serving_files, watch_certificates
 from serving.access.grants import parse_grants
 from serving.access.principal import Principal
 from serving.access.tokens import Identity, new_token, parse_tokens, token_entry
@@ -175,22 +175,23 @@ def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- certificates
 
 
-def write(folder: Path, issued: trustme.LeafCert, ca: trustme.CA | None = None) -> TlsSettings:
+def write(folder: Path, issued: trustme.LeafCert, ca: trustme.CA | None = None) -> PemFiles:
     (folder / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
     if ca is not None:
         (folder / "ca.pem").write_bytes(ca.cert_pem.bytes())
-    return TlsSettings(cert=folder / "cert.pem", key=folder / "key.pem", client_ca=folder / "ca.pem" if ca else None)
+    tls = TlsSettings(cert=folder / "cert.pem", key=folder / "key.pem", client_ca=folder / "ca.pem" if ca else None)
+    files = serving_files(tls)
+    assert files is not None
+    return files
 
 
 def test_certificate_files_are_checked_together(tmp_path: Path) -> None:
     ca = trustme.CA()
-    tls = write(tmp_path, ca.issue_cert("localhost"), ca)
-    files = watch_certificates(tls)
-    assert files is not None
-    assert files.current().client_ca == ca.cert_pem.bytes()
-    assert "PRIVATE" not in repr(files.current())
-    assert watch_certificates(TlsSettings()) is None
+    pem = watch_certificates(write(tmp_path, ca.issue_cert("localhost"), ca)).current()
+    assert pem.ca == ca.cert_pem.bytes()
+    assert "PRIVATE" not in repr(pem)
+    assert serving_files(TlsSettings()) is None
 
 
 def test_a_key_of_another_certificate_an_encrypted_key_and_no_pem_are_refused(tmp_path: Path) -> None:

@@ -100,6 +100,46 @@ def write_glutton(folder: Path) -> Path:
     return write(folder, nodes, inputs, {"y": (TensorProto.INT64, ["rows"])}, {})
 
 
+def write_many_types(folder: Path, width: int) -> Path:
+    """Of `width` numbers a row: each as text, as INT64 beyond what float64 keeps, halved in precision, whether it is
+    positive, and in a dimension more; and the first alone."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["text"], to=TensorProto.STRING),
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Add", ["whole", "much"], ["big"]),
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Greater", ["x", "naught"], ["positive"]),
+        helper.make_node("Unsqueeze", ["x", "second"], ["deep"]),
+        helper.make_node("Gather", ["x", "none"], ["first"], axis=1),
+    ]
+    outputs: Tensors = {
+        "text": (TensorProto.STRING, ["rows", width]),
+        "big": (TensorProto.INT64, ["rows", width]),
+        "half": (TensorProto.FLOAT16, ["rows", width]),
+        "positive": (TensorProto.BOOL, ["rows", width]),
+        "deep": (TensorProto.FLOAT, ["rows", 1, width]),
+        "first": (TensorProto.FLOAT, ["rows"]),
+    }
+    constants: dict[str, NDArray] = {
+        "much": np.array([2**53], np.int64),
+        "naught": np.array([0], np.float32),
+        "second": np.array([1], np.int64),
+        "none": np.asarray(0, np.int64),
+    }
+    return write(folder, nodes, {"x": (TensorProto.FLOAT, ["rows", width])}, outputs, constants)
+
+
+def write_choosy(folder: Path, width: int) -> Path:
+    """Of `width` numbers a row that are 0 or 1; raises on others."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "whole"], ["y"]),
+    ]
+    tensors: Tensors = {"x": (TensorProto.FLOAT, ["rows", width])}
+    outputs: Tensors = {"y": (TensorProto.FLOAT, ["rows", width])}
+    return write(folder, nodes, tensors, outputs, {"table": np.array([10, 11], np.float32)})
+
+
 def write(
     folder: Path,
     nodes: list[onnx.NodeProto],
