@@ -34,16 +34,20 @@ def test_a_store_that_comes_back_and_refuses_us_is_no_longer_away_and_says_why(t
         store.close()
 
 
+def given_up(breaker: Breaker) -> bool:
+    return breaker.state is not CircuitState.CLOSED
+
+
 async def _asked_throughout(breaker: Breaker, server: RedisProcess, admit: Callable[[], None]) -> None:
     await breaker.connect()
     async with asyncio.timeout(WAIT_S):
         server.kill()
-        while breaker.state is CircuitState.CLOSED:
+        while not given_up(breaker):
             with pytest.raises(StoreUnreachable):
                 await breaker.fetch(*ASKED)
             await asyncio.sleep(0.01)
         server.start()
-        while breaker.state is not CircuitState.CLOSED:
+        while given_up(breaker):
             await asyncio.sleep(0.01)
         with pytest.raises(ConfigError, match="user name or password is not accepted"):
             await breaker.fetch(*ASKED)
