@@ -22,6 +22,7 @@ from featurestore.freshness import ViewFreshness, freshness_of
 from featurestore.registry.holder import holder_name
 from featurestore.registry.state import StateStore
 from featurestore.repository import Repository
+from featurestore.trouble import Trouble
 from featurestore.webhook import DeliveryFailed, Webhook
 
 log = logging.getLogger(__name__)
@@ -192,15 +193,12 @@ def watching_freshness(repository: Repository) -> Iterator[None]:
 
 
 def _watch(hook: FreshnessWebhook, done: threading.Event) -> None:
-    failing = ""
+    trouble = Trouble(log, "freshness cannot be watched", "freshness is watched again")
     while True:
         try:
             hook.check()
-            failing = ""
+            trouble.passed()
         except FeatureStoreError as error:
-            # The same trouble is told once, not at every check.
-            if failing != str(error):
-                log.warning("freshness cannot be watched: %s", error)
-            failing = str(error)
+            trouble.met(error)
         if done.wait(hook.check_s):
             return

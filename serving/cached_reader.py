@@ -15,6 +15,7 @@ import numpy as np
 
 from featurestore.errors import FeatureStoreError, StoreBusy, StoreUnreachable
 from featurestore.online.reading import AsyncReader, Fetched, Wanted, WantedTokens
+from featurestore.trouble import Trouble
 from serving.near_cache import Look, NearCache, as_rows
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,9 @@ class CachedReader:
     async def _follow(self) -> None:
         """Read the tokens of the buckets in use, each twice within the bound."""
         period_s = self.cache.bound_s / 2
-        failing = ""
+        trouble = Trouble(log, "near cache: tokens cannot be read", "near cache: tokens are read again")
         while True:
+            met: FeatureStoreError | None = None
             parts = [
                 WantedTokens(ref, buckets[first : first + TOKENS_AT_A_TIME])
                 for ref in self.cache.refs()
@@ -125,15 +127,14 @@ class CachedReader:
                 try:
                     told = (await self._reader.fetch([], [part])).tokens[0]
                     self.cache.heard(part.ref, part.buckets, told, asked_at)
-                    failing = ""
                 except FeatureStoreError as error:
-                    # Requests tell their callers; the same trouble is logged once.
-                    if failing != str(error):
-                        log.warning("near cache: tokens cannot be read: %s", error)
-                    failing = str(error)
+                    met = error
+                    trouble.met(error)
                 await asyncio.sleep(period_s / len(parts))
             if not parts:
                 await asyncio.sleep(period_s)
+            elif met is None:
+                trouble.passed()
 
 
 def _part(look: Look, places: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Wanted:

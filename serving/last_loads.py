@@ -1,19 +1,16 @@
-"""How the last load of each view kept its contract, from the records of runs; kept for a moment.
+"""How the last load of each view kept its contract, from the records of runs.
 
 A run that read nothing says nothing, and a replay judges old rows: neither takes the place of a load.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from featurestore.registry.state import Run
 
-#: Read again after this time; runs come at most every few seconds.
-REFRESH_S = 10.0
 #: Runs looked through. What is older is known only to processes that saw it.
 RUNS_MAX = 200
 #: What becomes of rows that break the contract, and the rows that were judged.
@@ -38,22 +35,20 @@ class LastLoad:
 
 
 class LastLoads:
-    """The last loads by name@version, read at most once in `REFRESH_S`."""
+    """The last loads by name@version; what runs told that are no longer looked through is remembered."""
 
-    def __init__(self, runs: Runs, ticks: Callable[[], float] = time.monotonic) -> None:
-        self._runs, self._ticks = runs, ticks
-        self._read_at: float | None = None
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
         self._known: dict[str, LastLoad] = {}
 
-    def now(self) -> Mapping[str, LastLoad]:
-        """As known at most `REFRESH_S` ago; StoreUnreachable."""
-        if self._read_at is None or self._ticks() - self._read_at >= REFRESH_S:
-            read_at, known = self._ticks(), dict(self._known)
-            for run in reversed(self._runs.runs(RUNS_MAX)):  # the newest has the last word
-                for ref in run.counts:
-                    known[ref] = _after(run, ref, known.get(ref))
-            self._read_at, self._known = read_at, known  # another thread may be reading the former
-        return self._known
+    def read(self) -> Mapping[str, LastLoad]:
+        """As the runs tell now; StoreUnreachable."""
+        known = dict(self._known)  # another thread may hold the former
+        for run in reversed(self._runs.runs(RUNS_MAX)):  # the newest has the last word
+            for ref in run.counts:
+                known[ref] = _after(run, ref, known.get(ref))
+        self._known = known
+        return known
 
 
 def _after(run: Run, ref: str, before: LastLoad | None) -> LastLoad:

@@ -145,6 +145,13 @@ QUARANTINED = Family(
     labels=("view",),
     merge="max",
 )
+READING_AGE = Family(
+    name="featurestore_reading_age_seconds",
+    kind="gauge",
+    help="Time since what the gauges of views tell was read, by where it lies: job state, quarantine.",
+    labels=("reading",),
+    merge="max",
+)
 WORKERS = Family(name="featurestore_workers", kind="gauge", help="Worker processes alive.")
 
 FAMILIES: Mapping[str, Family] = {
@@ -152,7 +159,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, REQUEST_ROWS, ROWS, IN_FLIGHT, QUEUE_DEPTH, SHED, BREAKER,
         SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, LOAD_ROWS, LOAD_BREACHES, RUN_FAILED, QUARANTINED,
-        WORKERS,
+        READING_AGE, WORKERS,
     )
 }  # fmt: skip
 

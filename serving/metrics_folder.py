@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from featurestore.trouble import Trouble
 from serving.exposition import Collect, merged, metrics_port
 from serving.metrics import Distribution, Snapshot
 
@@ -45,15 +46,17 @@ class MetricsFolder:
         stopped = threading.Event()
 
         def publish() -> None:
-            failing = False
+            trouble = Trouble(
+                log,
+                f"the numbers of this worker cannot be written to {numbers}",
+                "the numbers of this worker are written again",
+            )
             while True:
                 try:
                     _write(numbers, collect())
-                    failing = False
+                    trouble.passed()
                 except OSError as error:
-                    if not failing:
-                        log.warning("the numbers of this worker cannot be written to %s: %s", numbers, error)
-                    failing = True
+                    trouble.met(error)
                 if stopped.wait(publish_s):
                     return
 

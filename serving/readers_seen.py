@@ -9,10 +9,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 from featurestore.clock import SystemClock, to_us
 from featurestore.errors import FeatureStoreError
 from featurestore.registry.readers import Reader
+from featurestore.trouble import Trouble
+from serving.own_threads import in_own_thread
 from serving.plan import ServicePlan
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 NoteReaders = Callable[[Sequence[Reader]], None]
 #: Plans remembered between two writes; requests for features one by one may make any number of them.
 PLANS_MAX = 1024
+#: How long the end of a worker waits for a registry that does not answer.
+LAST_S_MAX = 2.0
 
 
 class ReadersSeen:
@@ -28,6 +33,7 @@ class ReadersSeen:
 
     def __init__(self) -> None:
         self._plans: dict[int, ServicePlan] = {}
+        self._trouble = Trouble(log, "readers are not noted in the registry", "readers are noted in the registry again")
 
     def note(self, plan: ServicePlan) -> None:
         """A request was answered by this plan."""
@@ -45,7 +51,9 @@ class ReadersSeen:
             take(list(readers.values()))
         except FeatureStoreError as error:
             self._plans = plans | self._plans
-            log.warning("readers are not noted in the registry: %s", error)
+            self._trouble.met(error)
+        else:
+            self._trouble.passed()
 
 
 def _readers(plan: ServicePlan, now_us: int) -> list[Reader]:
@@ -79,10 +87,13 @@ async def telling(take: NoteReaders | None, every_s: float) -> AsyncIterator[Cal
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await asyncio.to_thread(seen.tell, take)
+        try:
+            await in_own_thread(partial(seen.tell, take), "readers", LAST_S_MAX)
+        except TimeoutError:
+            log.warning("the last readers are not noted: the registry did not answer within %g s", LAST_S_MAX)
 
 
 async def _tell(seen: ReadersSeen, take: NoteReaders, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await asyncio.to_thread(seen.tell, take)
+        await in_own_thread(partial(seen.tell, take), "readers")

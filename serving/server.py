@@ -23,6 +23,7 @@ from featurestore.clock import Clock
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.online.base import OnlineStore
 from featurestore.settings_access import AuthSettings, TlsSettings
+from featurestore.trouble import Trouble
 from serving.access.certificates import serving_files
 from serving.access.door import Door
 from serving.admission import Rooms
@@ -33,6 +34,7 @@ from serving.engine import Engine
 from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals
 from serving.grpc_tls import port_credentials
 from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
+from serving.own_threads import in_own_thread
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
 from serving.readers_seen import NoteReaders, telling
@@ -234,17 +236,16 @@ async def _following(engine: Engine, poll_s: float) -> AsyncIterator[None]:
 
 
 async def _follow(engine: Engine, poll_s: float) -> None:
-    failing = ""
+    trouble = Trouble(
+        log, "the registry cannot be followed, serving what was read before", "the registry is followed again"
+    )
     while True:
         await asyncio.sleep(poll_s)
         try:
-            await asyncio.to_thread(engine.refresh)
-            failing = ""
+            await in_own_thread(engine.refresh, "refresh")
+            trouble.passed()
         except FeatureStoreError as error:
-            # Requests go on with what is known; the same trouble is told once, not every second.
-            if failing != str(error):
-                log.warning("the registry cannot be followed, serving what was read before: %s", error)
-            failing = str(error)
+            trouble.met(error)
 
 
 async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.HealthServicer:

@@ -6,20 +6,24 @@ Messages pass as bytes and are parsed by the engine, so that malformed ones are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
 import grpc
 import grpc.aio
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
-from serving.access.principal import Principal, caller
+from serving.access.principal import caller
 from serving.admission import Rooms
 from serving.engine import INLINE_BYTES_MAX, Engine
+from serving.own_threads import OwnThreads
 from serving.predict import Predictor
 from serving.push import PushDoor
 from serving.status_codes import Context
+
+#: Questions for freshness at a time: each is a few short reads of the state store.
+FRESHNESS_MAX = 4
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FeatureServing"].full_name
 
@@ -37,6 +41,7 @@ class FeatureServing:
     ) -> None:
         self._engine, self._threads, self._rooms = engine, threads, rooms
         self._push, self._predictor = push, predictor
+        self._states = OwnThreads("the registry", FRESHNESS_MAX)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods by name, for a server."""
@@ -71,11 +76,16 @@ class FeatureServing:
 
     async def describe_service(self, message: bytes, context: Context) -> bytes:
         """DescribeService."""
-        return await self._question(self._engine.describe, message, context)
+        async with _in_time(context), self._rooms.questions.inside():
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._engine.describe, message, caller()
+            )
 
     async def get_freshness(self, message: bytes, context: Context) -> bytes:
         """GetFreshness."""
-        return await self._question(self._engine.freshness, message, context)
+        async with _in_time(context), self._rooms.questions.inside():
+            # Not the threads of lookups: the state store may be silent.
+            return await self._states.run(partial(self._engine.freshness, message, caller()))
 
     async def push(self, message: bytes, context: Context) -> bytes:
         """Push. It is finished even when the caller has given up: half of it may be durable by then."""
@@ -83,10 +93,6 @@ class FeatureServing:
         async with _in_time(context), self._rooms.pushes.inside():
             # Not the threads of lookups: a push waits for disks.
             return await asyncio.to_thread(self._push.answer, message, caller())
-
-    async def _question(self, answer: Callable[[bytes, Principal], bytes], message: bytes, context: Context) -> bytes:
-        async with _in_time(context), self._rooms.questions.inside():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, answer, message, caller())
 
 
 def _in_time(context: Context) -> AbstractAsyncContextManager[object]:

@@ -1,4 +1,7 @@
-"""Gauges of each view, from job state: how old what is published is by the process's clock, how its last load went."""
+"""Gauges of each view, from job state and history: how old what is published is, its last load, its quarantine.
+
+Both are read in threads and may be silent: a scrape waits for neither, tells what was read last, and when that was.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,31 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from featurestore.clock import Clock, timedelta_us, to_us
 from featurestore.errors import FeatureStoreError
 from featurestore.feature_view import FeatureView
+from featurestore.trouble import Trouble
 from serving.last_loads import LastLoad, LastLoads, Runs
 from serving.metrics import (
     LOAD_BREACHES,
     LOAD_ROWS,
     PROMISE,
     QUARANTINED,
+    READING_AGE,
     RUN_FAILED,
     WATERMARK_AGE,
     Labels,
     Metrics,
 )
-from serving.watermarks import PublishedWatermarks, PublishStates
+from serving.own_threads import left_to_itself
+from serving.watermarks import PublishStates
 
 log = logging.getLogger(__name__)
 
-#: Watermarks are read again after this time; more often than scrapes come would be for nobody.
+#: Job state is read again after this time; more often than scrapes come would be for nobody.
 REFRESH_S = 10.0
 
 #: Quarantined rows are counted again after this time: a million take a tenth of a second.
@@ -36,55 +43,85 @@ COUNT_S = 60.0
 Known = TypeVar("Known")
 #: Rows by view, name@version.
 Totals = Callable[[], Mapping[str, int]]
-
-
-def _in_a_thread(work: Callable[[], None]) -> None:
-    """Nobody waits for it, nor does the end of the process."""
-    threading.Thread(target=work, name="quarantine", daemon=True).start()
+Views = Callable[[], Mapping[str, FeatureView]]
+#: Begins work of this name, which may hang.
+Start = Callable[[Callable[[], object], str], None]
 
 
 class JobStates(PublishStates, Runs, Protocol):
     """The part of the state store that is read here."""
 
 
-class _Reading:
-    """Reads a store, or nothing while it is away: a scrape does not wait for it at every gauge, and one tells."""
+class _Reading(Generic[Known]):
+    """What a store told last; it is asked every so often when somebody wants to know, and nobody waits for it."""
 
-    def __init__(self, what: str, ticks: Callable[[], float]) -> None:
-        self._what, self._ticks = what, ticks
-        self._failed_at: float | None = None
+    def __init__(
+        self, what: str, read: Callable[[], Known], every_s: float, ticks: Callable[[], float], start: Start
+    ) -> None:
+        self._what, self._read, self._every_s, self._ticks, self._start = what, read, every_s, ticks, start
+        self._trouble = Trouble(
+            log,
+            f"{what} cannot be read, its metrics are missing until it can",
+            f"{what} can be read again, and its metrics are back",
+        )
+        #: Held while the store is asked, from the thread that begins it to the one that does it.
+        self._asking = threading.Lock()
+        self._asked_at, self._known_at = -math.inf, -math.inf
+        self._known: Known | None = None
 
-    def of(self, read: Callable[[], Mapping[str, Known]]) -> Mapping[str, Known]:
-        """What is read; nothing for `REFRESH_S` after a failure, and where it fails again."""
-        if self._failed_at is not None and self._ticks() - self._failed_at < REFRESH_S:
-            return {}
+    def latest(self) -> Known | None:
+        """What was read last, None where that failed; begins to read when it is time."""
+        if self._ticks() - self._asked_at >= self._every_s and self._asking.acquire(blocking=False):
+            self._asked_at = self._ticks()
+            self._start(self._ask, self._what)
+        return self._known
+
+    def age(self) -> dict[Labels, float]:
+        """For how long the store has told nothing newer; nothing before its first word."""
+        return {} if self._known_at == -math.inf else {(self._what,): self._ticks() - self._known_at}
+
+    def _ask(self) -> None:
+        known, at = None, self._asked_at
         try:
-            found = read()
+            known, self._known_at = self._read(), at
+            self._trouble.passed()
         except FeatureStoreError as error:
-            if self._failed_at is None:
-                log.warning("%s cannot be read, its metrics are missing until it can: %s", self._what, error)
-            self._failed_at = self._ticks()
-            return {}
-        if self._failed_at is not None:
-            log.warning("%s can be read again, and its metrics are back", self._what)
-            self._failed_at = None
-        return found
+            self._trouble.met(error)
+        finally:
+            self._known = known
+            self._asking.release()
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """By name@version: watermarks of what was published, and the last loads."""
+
+    watermarks_us: Mapping[str, int]
+    loads: Mapping[str, LastLoad]
 
 
 def watch_views(
     metrics: Metrics,
-    views: Callable[[], Mapping[str, FeatureView]],
+    views: Views,
     states: JobStates,
     clock: Clock,
     ticks: Callable[[], float] = time.monotonic,
+    start: Start = left_to_itself,
 ) -> None:
     """Add the gauges of all views that are served when they are read; `views` are keyed by name@version."""
-    watermarks, reading = PublishedWatermarks(states, REFRESH_S, ticks), _Reading("the job state of views", ticks)
+    loads = LastLoads(states)
+
+    def read() -> _Jobs:
+        published = {ref: states.publish_state(ref) for ref in views()}
+        watermarks = {ref: state.watermark_us for ref, state in published.items() if state is not None}
+        return _Jobs({ref: at_us for ref, at_us in watermarks.items() if at_us is not None}, loads.read())
+
+    reading = _Reading("job state", read, REFRESH_S, ticks, start)
 
     def ages() -> dict[Labels, float]:
-        now_us = to_us(clock.now())
-        known = reading.of(lambda: {ref: watermarks.watermark_us(ref) for ref in views()})
-        return {(ref,): max(now_us - at_us, 0) / 1e6 for ref, at_us in known.items() if at_us is not None}
+        known, now_us = reading.latest(), to_us(clock.now())
+        watermarks = {} if known is None else known.watermarks_us
+        return {(ref,): max(now_us - at_us, 0) / 1e6 for ref, at_us in watermarks.items() if ref in views()}
 
     def promises() -> dict[Labels, float]:
         return {
@@ -93,14 +130,15 @@ def watch_views(
 
     metrics.watch(WATERMARK_AGE, ages)
     metrics.watch(PROMISE, promises)
-    _watch_loads(metrics, views, LastLoads(states, ticks), reading)
+    metrics.watch(READING_AGE, reading.age)
+    _watch_loads(metrics, views, reading)
+    reading.latest()  # so that the first scrape finds it
 
 
-def _watch_loads(
-    metrics: Metrics, views: Callable[[], Mapping[str, FeatureView]], loads: LastLoads, reading: _Reading
-) -> None:
+def _watch_loads(metrics: Metrics, views: Views, reading: _Reading[_Jobs]) -> None:
     def served() -> Mapping[str, LastLoad]:
-        return {ref: load for ref, load in reading.of(loads.now).items() if ref in views()}
+        known = reading.latest()
+        return {} if known is None else {ref: load for ref, load in known.loads.items() if ref in views()}
 
     def rows() -> dict[Labels, float]:
         return {(ref, outcome): count for ref, load in served().items() for outcome, count in load.rows.items()}
@@ -115,31 +153,18 @@ def _watch_loads(
 
 def watch_quarantine(
     metrics: Metrics,
-    views: Callable[[], Mapping[str, FeatureView]],
+    views: Views,
     totals: Totals,
     ticks: Callable[[], float] = time.monotonic,
-    start: Callable[[Callable[[], None]], None] = _in_a_thread,
+    start: Start = left_to_itself,
 ) -> None:
-    """Add the gauge of quarantined rows; `totals` counts them by name@version.
-
-    They are counted in a thread: metrics do not wait for history. The gauge tells what was counted last.
-    """
-    reading = _Reading("quarantine", ticks)
-    counted_at, counting = -math.inf, False
-    counts: Mapping[str, int] | None = None
-
-    def count() -> None:
-        nonlocal counts, counting
-        try:
-            counts = reading.of(lambda: {"totals": totals()}).get("totals")
-        finally:
-            counting = False  # whatever it was, the next one may be counted
+    """Add the gauge of quarantined rows; `totals` counts them by name@version."""
+    reading = _Reading("quarantine", totals, COUNT_S, ticks, start)
 
     def told() -> dict[Labels, float]:
-        nonlocal counted_at, counting
-        if not counting and ticks() - counted_at >= COUNT_S:
-            counting, counted_at = True, ticks()
-            start(count)
+        counts = reading.latest()
         return {} if counts is None else {(ref,): counts.get(ref, 0) for ref in views()}
 
     metrics.watch(QUARANTINED, told)
+    metrics.watch(READING_AGE, reading.age)
+    reading.latest()

@@ -28,6 +28,8 @@ class Proxy:
         self._target_port, self._tls = target_port, tls
         #: Cut the connection after so many more bytes from the client, once.
         self.cut_after: int | None = None
+        #: The same of the server's bytes.
+        self.cut_answers_after: int | None = None
         #: What becomes of the server's bytes.
         self.change: Callable[[bytes], bytes] = bytes
         self._ready = threading.Event()
@@ -93,8 +95,13 @@ class Proxy:
 
     async def _back(self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await answers.read(_CHUNK_BYTES):
-            writer.write(self.change(data))
+            left = self.cut_answers_after
+            if left is not None:
+                self.cut_answers_after = left - len(data) if left > len(data) else None
+            writer.write(self.change(data)[:left])
             await writer.drain()
+            if left is not None and left <= len(data):
+                return
 
 
 class PostgresProxy(Proxy):

@@ -37,7 +37,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "featurestore/registry/load.py": "user code runs here, and whatever it raises is a problem of its file",
     "serving/inference/batcher.py": "a model is foreign code: whatever it raises is the fault of its requests alone",
     "serving/inference/loaded_version.py": "a model is foreign code: its files keep no other from being served",
-    "serving/inference/threads.py": "hands whatever is raised in a thread to whoever waits for it",
+    "serving/own_threads.py": "hands whatever is raised in a thread to whoever waits for it",
     "serving/rest.py": "the outermost layer of REST: a defect of ours becomes a 500 with the request's id",
     "serving/status_codes.py": "the interceptor: a defect of ours becomes INTERNAL, with the request's id in the log",
 }

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.clock import iso_text
@@ -69,11 +70,10 @@ class SourceRows:
 
 def _read_back(kept: pa.Table) -> Iterator[pa.Table]:
     """The rows of each form, with their places in `_row`."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, form in enumerate(kept.column("raw_form").to_pylist()):
-        places[form].append(place)
-    for form, found in places.items():
-        chosen = pa.array(found, pa.int64())
+    placed = pa.table({"form": kept.column("raw_form"), ROW: np.arange(len(kept))})
+    forms, places = placed.group_by("form", use_threads=False).aggregate([(ROW, "list")]).combine_chunks().columns
+    for form, found in zip(forms.to_pylist(), places, strict=True):
+        chosen = found.values
         raws = kept.column("raw").take(chosen).to_pylist()
         yield rows_of(raws, form)[0].append_column(ROW, chosen) if form else pa.table({ROW: chosen})
 

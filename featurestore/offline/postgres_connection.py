@@ -85,7 +85,7 @@ class Connections:
                 return self._opener.open()
             # The server may have been restarted since.
             with suppress(psycopg.OperationalError):
-                connection.execute("")
+                self._opener.check(connection)
                 return connection
             connection.close()
 
@@ -132,6 +132,16 @@ class Opener:
                 return connection
             time.sleep(RETRY_S)
 
+    def check(self, connection: Connection) -> None:
+        """Raises OperationalError for a connection that is lost, StoreError for one whose session is another."""
+        found = connection.execute(_MARKED).fetchone()
+        if found is None or found[0] != self._name:
+            connection.close()
+            raise StoreError(
+                f"{self.address} goes through a pooler that pools transactions, and loses what a session has set; "
+                f"let it pool sessions, or point {self.address.section}.url past it (docs/commands.md)"
+            )
+
     def _connect_parameters(self) -> dict[str, Any]:
         defaults = {
             "connect_timeout": max(2, round(self._wait_s)),
@@ -166,12 +176,16 @@ class Opener:
             # Plans here are made of short lookups; compiling them takes longer than running them.
             "jit": "off",
             "lock_timeout": f"{max(1, round(self._wait_s * 1000))}ms",
+            _MARK: self._name,
             **self._settings,
         }
         names, values = list(settings), list(settings.values())
         psycopg.RawCursor(connection).execute(_SET, (names, values))
 
 
+#: A setting that nobody reads but we: who has set up the session.
+_MARK = "featurestore.session"
+_MARKED = f"SELECT current_setting('{_MARK}', true)"
 _SET = "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS setting (name, value)"
 
 

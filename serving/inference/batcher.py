@@ -31,9 +31,11 @@ from serving.inference.model import Feeds
 from serving.inference.model_config import ModelConfig
 from serving.inference.tally import Tally
 from serving.inference.tensors import Tensor
-from serving.inference.threads import THREAD_PREFIX
 
 log = logging.getLogger(__name__)
+
+#: Names of threads that run models begin so.
+THREAD_PREFIX = "model: "
 
 Run = Callable[[Feeds], list[Tensor]]
 Answer = list[Tensor] | ModelError

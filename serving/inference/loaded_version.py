@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from featurestore.errors import FeatureStoreError, ModelUnavailable, ServingError
-from serving.inference.batcher import Batcher
+from serving.inference.batcher import THREAD_PREFIX, Batcher
 from serving.inference.model import Feeds, Model, load_model
 from serving.inference.model_config import ModelConfig
 from serving.inference.model_files import VersionFiles
 from serving.inference.signature import ModelSignature, read_signature
 from serving.inference.tally import Tally
 from serving.inference.tensors import Tensor, TensorSpec
-from serving.inference.threads import in_own_thread
 from serving.inference.warm_up import runs_together, warm_up
+from serving.own_threads import in_own_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ async def load_version(
         return model, signature
 
     try:
-        model, signature = await in_own_thread(work, config.load_timeout_s)
+        model, signature = await in_own_thread(work, f"{THREAD_PREFIX}load", config.load_timeout_s)
     except TimeoutError as error:
         raise ModelUnavailable(
             f"it is not loaded and warm after {config.load_timeout_s:g} s; raise load_timeout_s, or mend the model"

@@ -21,15 +21,16 @@ from grpc_reflection.v1alpha import reflection
 
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.loopback import is_loopback
+from featurestore.trouble import Trouble
 from serving.access.certificates import PemFiles
 from serving.event_loop import loop_factory, stop_on_signals
 from serving.exposition import metrics_port
 from serving.grpc_tls import port_credentials
+from serving.inference.batcher import THREAD_PREFIX
 from serving.inference.repository import ModelRepository
 from serving.inference.served_model import ServedModel
 from serving.inference.servicer import SERVICE, GrpcInferenceService
 from serving.inference.tally import DEVICE_BYTES, FAMILIES, READY, WAITING_ROWS
-from serving.inference.threads import THREAD_PREFIX
 from serving.logs import LogOptions, configure
 from serving.metrics import Snapshot
 
@@ -144,16 +145,18 @@ async def _following(repository: ModelRepository, poll_s: float) -> AsyncIterato
 
 
 async def _follow(repository: ModelRepository, poll_s: float) -> None:
-    failing = ""
+    trouble = Trouble(
+        log,
+        "the folder of models cannot be followed, serving what was loaded",
+        "the folder of models is followed again",
+    )
     while True:
         await asyncio.sleep(poll_s)
         try:
             await repository.refresh()
-            failing = ""
+            trouble.passed()
         except FeatureStoreError as error:
-            if failing != str(error):
-                log.warning("the folder of models cannot be followed, serving what was loaded: %s", error)
-            failing = str(error)
+            trouble.met(error)
 
 
 # ---------------------------------------------------------------- metrics

@@ -6,6 +6,7 @@ refuses when anybody has touched one of the buckets meanwhile. What is refused, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -29,6 +30,8 @@ Mask = NDArray[np.bool_]
 Differs = Callable[[pa.BinaryArray, pa.BinaryArray], Mask]
 
 _WATCH, _HMGET, _HSET, _TOKEN = (protocol.bulk(text) for text in (b"WATCH", b"HMGET", b"HSET", TOKEN))
+#: How a server refuses what only transactions need.
+_LACKING = re.compile("'(watch|multi|exec)'")
 _TIME, _MULTI, _EXEC = (protocol.command(text) for text in (b"TIME", b"MULTI", b"EXEC"))
 
 
@@ -145,7 +148,8 @@ def _written(servers: RedisServers, rows: Rows, windows: Sequence[range]) -> Ite
             waiting.answer()
             yield from lane.written()
     except (redis_errors.NoPermissionError, redis_errors.ExecAbortError) as error:
-        servers.warn_of_scripts(error)
+        if _LACKING.search(str(error)):  # any other right, of a key perhaps, the script misses as well
+            servers.warn_of_scripts(error)
     except redis_errors.ResponseError:
         return
     finally:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import struct
 import time
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
 from decimal import Decimal as Number
 from typing import Any
 
@@ -17,8 +13,6 @@ from numpy.typing import NDArray
 
 from featurestore import (
     Bool,
-    Bytes,
-    Date,
     Decimal,
     Float32,
     Float64,
@@ -29,55 +23,10 @@ from featurestore import (
     Timestamp,
     Vector,
 )
-from featurestore.arrow_types import arrow_type
-from featurestore.clock import TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, to_us
 from featurestore.dtypes import DType
 from featurestore.errors import SourceError
 from featurestore.ingest.canonical import Reading, convert
-
-FAULT = object()
-"""Stands in an expectation for a value that has no exact canonical form."""
-NEW_YORK = "America/New_York"
-NAN, INF = math.nan, math.inf
-
-
-def assert_becomes(column: pa.Array, dtype: DType, expected: Sequence[Any], reading: Reading | None = None) -> None:
-    """Every value of the column is what is expected, bit for bit; FAULT where it has no exact form."""
-    converted = convert(column, "x", dtype, reading or Reading())
-    converted.values.validate(full=True)
-    assert converted.values.type == arrow_type(dtype)
-    assert converted.fault_mask.tolist() == [value is FAULT for value in expected]
-    assert bits(converted.values) == [bits_of(None if value is FAULT else value) for value in expected]
-    if converted.faults is None:
-        assert not any(value is FAULT for value in expected)
-
-
-def bits(column: pa.Array) -> list[Any]:
-    if pa.types.is_timestamp(column.type):
-        return column.cast(pa.int64()).to_pylist()
-    return [bits_of(value) for value in column.to_pylist()]
-
-
-def bits_of(value: Any) -> Any:
-    if isinstance(value, float):
-        return struct.pack(">d", value)
-    if isinstance(value, list):
-        return [bits_of(element) for element in value]
-    return value
-
-
-def us(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> int:
-    return to_us(datetime(year, month, day, hour, minute, second, tzinfo=UTC))
-
-
-def raw_strings(*values: bytes, kind: pa.DataType | None = None) -> pa.Array:
-    """A string array over any bytes, as a careless writer leaves it."""
-    offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])])
-    kind = kind or pa.string()
-    width = np.int64 if kind == pa.large_string() else np.int32
-    buffers = [None, pa.py_buffer(offsets.astype(width)), pa.py_buffer(b"".join(values))]
-    return pa.Array.from_buffers(kind, len(values), buffers)
-
+from tests.unit.ingest.canonical import FAULT, INF, NAN, NEW_YORK, TEXT, assert_becomes, raw_strings, us
 
 # ------------------------------------------------------------------ integers
 
@@ -186,165 +135,6 @@ def test_a_float_never_becomes_a_decimal() -> None:
         convert(pa.array([1.0]), "x", Decimal(3, 1), Reading())
 
 
-# ------------------------------------------------------------------ timestamps and dates
-
-
-@pytest.mark.parametrize("zone", ["UTC", NEW_YORK, "+05:30"])
-def test_timestamps_of_every_unit_are_instants_in_utc_microseconds(zone: str) -> None:
-    for unit, factor in (("s", 1_000_000), ("ms", 1_000), ("us", 1)):
-        counts = [0, 1, -1, None]
-        expected = [None if count is None else count * factor for count in counts]
-        assert_becomes(pa.array(counts, pa.timestamp(unit, zone)), Timestamp, expected)
-    assert_becomes(
-        pa.array([0, 1, 1000, -1, -1000, None], pa.timestamp("ns", zone)), Timestamp, [0, FAULT, 1, FAULT, -1, None]
-    )
-
-
-def test_timestamps_outside_the_years_1_to_9999_are_faults() -> None:
-    low, high = TIMESTAMP_MIN_US, TIMESTAMP_MAX_US
-    infinities = [2**63 - 1, -(2**63) + 1, -(2**63)]
-    assert_becomes(
-        pa.array([low, low - 1, high, high + 1, *infinities], pa.timestamp("us", "UTC")),
-        Timestamp,
-        [low, FAULT, high, *[FAULT] * 4],
-    )
-    seconds = [low // 10**6, low // 10**6 - 1, high // 10**6, high // 10**6 + 1, 2**62]
-    expected = [seconds[0] * 10**6, FAULT, seconds[2] * 10**6, FAULT, FAULT]
-    assert_becomes(pa.array(seconds, pa.timestamp("s", "UTC")), Timestamp, expected)
-    assert_becomes(pa.array(seconds, pa.timestamp("s")), Timestamp, expected, Reading(timezone="UTC"))
-
-
-@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_naive_timestamps_are_refused_by_the_name_of_their_column(unit: str) -> None:
-    with pytest.raises(SourceError, match=r"column 'seen_at' holds timestamps without a time zone.*timezone="):
-        convert(pa.array([0], pa.timestamp(unit)), "seen_at", Timestamp, Reading())
-
-
-def test_naive_timestamps_are_read_in_the_declared_zone() -> None:
-    local = [datetime(2013, 1, 1), datetime(2013, 7, 1, 12), None]  # noqa: DTZ001 - naive on purpose
-    for unit in ("s", "ms", "us", "ns"):
-        assert_becomes(
-            pa.array(local, pa.timestamp(unit)),
-            Timestamp,
-            [us(2013, 1, 1, 5), us(2013, 7, 1, 16), None],
-            Reading(timezone=NEW_YORK),
-        )
-    assert_becomes(pa.array([1, 1000], pa.timestamp("ns")), Timestamp, [FAULT, 1], Reading(timezone="UTC"))
-
-
-@pytest.mark.parametrize(
-    ("ambiguous", "repeated"),
-    [(None, FAULT), ("earlier", us(2013, 11, 3, 5, 30)), ("later", us(2013, 11, 3, 6, 30))],
-)
-def test_local_times_that_clock_changes_repeat_or_skip_are_never_guessed(ambiguous: str | None, repeated: Any) -> None:
-    local = pa.array(
-        [
-            datetime(2013, 3, 10, 1, 59, 59),  # noqa: DTZ001
-            datetime(2013, 3, 10, 2, 30),  # noqa: DTZ001 - skipped
-            datetime(2013, 3, 10, 3),  # noqa: DTZ001
-            datetime(2013, 11, 3, 1, 30),  # noqa: DTZ001 - twice
-            datetime(2013, 11, 3, 2),  # noqa: DTZ001
-        ]
-    )
-    expected = [us(2013, 3, 10, 6, 59, 59), FAULT, us(2013, 3, 10, 7), repeated, us(2013, 11, 3, 7)]
-    assert_becomes(local, Timestamp, expected, Reading(timezone=NEW_YORK, ambiguous=ambiguous))
-
-
-def test_a_declared_zone_leaves_zoned_timestamps_alone() -> None:
-    assert_becomes(pa.array([0], pa.timestamp("us", "UTC")), Timestamp, [0], Reading(timezone=NEW_YORK))
-
-
-def test_dates_outside_the_years_1_to_9999_or_with_a_time_of_day_are_faults() -> None:
-    days = pa.array([-719_162, -719_163, 2_932_896, 2_932_897, 2**31 - 1, None], pa.int32()).cast(pa.date32())
-    assert_becomes(days, Date, [date(1, 1, 1), FAULT, date(9999, 12, 31), FAULT, FAULT, None])
-    day = 86_400_000
-    assert_becomes(pa.array([day, day + 1, 2**62, None], pa.date64()), Date, [date(1970, 1, 2), FAULT, FAULT, None])
-
-
-def test_a_timestamp_is_no_date_and_a_date_no_timestamp() -> None:
-    for column, dtype in ((pa.array([0], pa.timestamp("s", "UTC")), Date), (pa.array([date(2020, 1, 1)]), Timestamp)):
-        with pytest.raises(SourceError, match="column 'x' holds"):
-            convert(column, "x", dtype, Reading())
-
-
-# ------------------------------------------------------------------ text and bytes
-
-
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
-@pytest.mark.parametrize(
-    "broken",
-    [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3", b"a\0b", b"\0"],
-    ids=["byte", "overlong", "surrogate", "past unicode", "cut", "zero inside", "zero"],
-)
-def test_strings_that_are_no_utf8_or_hold_u0000_are_faults(kind: pa.DataType, broken: bytes) -> None:
-    assert_becomes(raw_strings(b"a", broken, "é𝄞".encode(), b"", kind=kind), String, ["a", FAULT, "é𝄞", ""])
-
-
-def test_a_character_cut_at_a_row_border_spoils_both_rows() -> None:
-    column = raw_strings(b"ok", b"\xc3", b"\xa9", b"fine")
-    assert_becomes(column, String, ["ok", FAULT, FAULT, "fine"])
-
-
-def test_strings_are_not_normalised() -> None:
-    assert_becomes(pa.array(["é", "e\u0301", "ß"]), String, ["é", "e\u0301", "ß"])
-
-
-@pytest.mark.parametrize(
-    "kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.dictionary(pa.int8(), pa.binary())]
-)
-def test_bytes_of_every_layout_are_bytes(kind: pa.DataType) -> None:
-    plain = pa.array([b"\0\xff", None, b"ab"])
-    column = plain.dictionary_encode() if pa.types.is_dictionary(kind) else plain.cast(kind)
-    assert_becomes(column, Bytes, [b"\0\xff", None, b"ab"])
-
-
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
-def test_strings_of_every_layout_are_strings(kind: pa.DataType) -> None:
-    assert_becomes(pa.array(["a", None, "b", "a"]).cast(kind), String, ["a", None, "b", "a"])
-
-
-def test_a_broken_word_of_a_dictionary_spoils_the_rows_that_use_it() -> None:
-    words = raw_strings(b"a", b"\xff", b"b\0")
-    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 2, 0]), words)
-    assert_becomes(column, String, ["a", FAULT, None, FAULT, "a"])
-
-
-def test_text_is_no_bytes_and_bytes_no_text() -> None:
-    for column, dtype in ((pa.array(["a"]), Bytes), (pa.array([b"a"]), String), (pa.array([1]), String)):
-        with pytest.raises(SourceError, match="column 'x' holds"):
-            convert(column, "x", dtype, Reading())
-
-
-def test_only_booleans_are_booleans() -> None:
-    assert_becomes(pa.array([True, None, False]), Bool, [True, None, False])
-    with pytest.raises(SourceError, match="declared is bool"):
-        convert(pa.array([1, 0]), "x", Bool, Reading())
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        Bool,
-        Int32,
-        Int64,
-        Float32,
-        Float64,
-        String,
-        Bytes,
-        Timestamp,
-        Date,
-        Decimal(5, 2),
-        List(String),
-        Vector(Bool, 2),
-    ],
-    ids=str,
-)
-def test_a_column_of_nulls_without_a_type_fits_every_type(dtype: DType) -> None:
-    assert_becomes(pa.nulls(3), dtype, [None, None, None])
-    assert_becomes(pa.nulls(0), dtype, [])
-    assert_becomes(pa.nulls(3, arrow_type(dtype)), dtype, [None, None, None])
-
-
 # ------------------------------------------------------------------ lists and vectors
 
 LIST_KINDS = [pa.list_, pa.large_list]
@@ -409,49 +199,6 @@ def test_slices_convert_as_their_own_arrays_do(column: pa.Array, dtype: DType, e
     for start in range(5):
         for stop in range(start, 6):
             assert_becomes(column.slice(start, stop - start), dtype, expected[start:stop])
-
-
-# ------------------------------------------------------------------ text of CSV
-
-TEXT = Reading(text=True)
-PARSED: list[tuple[DType, list[tuple[str, Any]]]] = [
-    (Int64, [("1", 1), ("-0", 0), ("007", 7), (str(2**63 - 1), 2**63 - 1), (str(-(2**63)), -(2**63))]),
-    (Int64, [(text, FAULT) for text in (str(2**63), "1.5", "1.0", "1e3", " 1", "0x1F", "+1", "", "NA", "١", "1\n")]),
-    (Int32, [(str(2**31), FAULT), (str(-(2**31)), -(2**31))]),
-    (Float64, [("1.5", 1.5), ("-0", -0.0), ("0.1", 0.1), ("1e400", FAULT), ("-1e400", FAULT), ("x", FAULT)]),
-    (Float64, [("nan", NAN), ("NaN", NAN), ("inf", INF), ("-Infinity", -INF), ("", FAULT), ("0x1p3", FAULT)]),
-    (Float32, [("0.1", float(np.float32(0.1))), ("1e39", FAULT), ("3e38", float(np.float32(3e38)))]),
-    (Bool, [("true", True), ("FALSE", False), ("yes", FAULT), ("", FAULT)]),
-    (String, [("", ""), ("NA", "NA"), (" a ", " a "), ("a\0", FAULT)]),
-    (Date, [("2020-02-29", date(2020, 2, 29)), ("2020-02-30", FAULT), ("2020-1-1", FAULT), ("0000-01-01", FAULT)]),
-    (Decimal(5, 2), [("1.5", Number("1.5")), ("1.555", FAULT), ("1000", FAULT), ("-999.99", Number("-999.99"))]),
-    (Bytes, [("YQ==", b"a"), ("", b""), ("YQ=", FAULT), ("a b", FAULT), ("é", FAULT)]),
-    (Timestamp, [("2020-01-01T00:00:00Z", us(2020, 1, 1)), ("2020-01-01 02:00:00.5+02:00", us(2020, 1, 1) + 500_000)]),
-    (Timestamp, [("2020-01-01T00:00:00Z", us(2020, 1, 1)), ("2020-01-01T00:00:00", FAULT), ("tomorrow", FAULT)]),
-    (Timestamp, [("2020-01-01T00:00:00.1234567Z", FAULT), ("2020-13-01T00:00:00Z", FAULT), ("", FAULT)]),
-]
-
-
-@pytest.mark.parametrize(("dtype", "cells"), PARSED, ids=[str(case[0]) for case in PARSED])
-def test_cells_of_csv_are_read_strictly(dtype: DType, cells: list[tuple[str, Any]]) -> None:
-    column = pa.array([*(text for text, _ in cells), None])
-    assert_becomes(column, dtype, [*(value for _, value in cells), None], TEXT)
-
-
-def test_a_csv_column_of_naive_times_is_refused_by_name() -> None:
-    with pytest.raises(SourceError, match=r"column 'at' holds timestamps without a time zone.*timezone="):
-        convert(pa.array(["2020-01-01 00:00:00", None, "2020-01-01"]), "at", Timestamp, TEXT)
-
-
-def test_local_times_of_csv_are_read_in_the_declared_zone_and_zoned_ones_as_they_are() -> None:
-    cells = ["2013-07-01 12:00", "2013-07-01T12:00:00Z", "2013-03-10 02:30:00", "2013-11-03 01:30:00", "x", None]
-    expected = [us(2013, 7, 1, 16), us(2013, 7, 1, 12), FAULT, us(2013, 11, 3, 6, 30), FAULT, None]
-    assert_becomes(pa.array(cells), Timestamp, expected, Reading(text=True, timezone=NEW_YORK, ambiguous="later"))
-
-
-def test_csv_has_no_lists() -> None:
-    with pytest.raises(SourceError, match="declared is list<int64>"):
-        convert(pa.array(["[1]"]), "x", List(Int64), TEXT)
 
 
 # ------------------------------------------------------------------ where the faults are

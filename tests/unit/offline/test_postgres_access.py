@@ -113,3 +113,22 @@ def test_a_server_that_is_too_old_is_refused(guarded: Guarded, monkeypatch: pyte
     monkeypatch.setattr(postgres_connection, "VERSION_MIN", 99)
 
     assert "99 or newer is needed, upgrade it" in fault(guarded.url, "s3cret")
+
+
+@pytest.mark.parametrize("handed_over", ["DISCARD ALL", "SELECT set_config('featurestore.session', 'another', false)"])
+def test_a_pooler_that_hands_out_other_sessions_is_named(postgres_shared: str, handed_over: str) -> None:
+    """What a connection finds whose next transaction went to another server process: nothing it had set, or theirs."""
+    connections = postgres_connection.Connections(postgres_shared, None, wait_s=2, name="featurestore shop")
+    for _ in range(2):
+        with connections.lent() as connection:
+            assert connection.execute("SHOW timezone").fetchone() == ("UTC",)
+    with connections.lent() as connection:
+        connection.execute(handed_over)
+
+    named = r"pools transactions.*let it pool sessions, or point offline.url past it"
+    with pytest.raises(StoreError, match=named), connections.lent():
+        pass
+
+    with connections.lent() as connection:
+        assert connection.execute("SHOW timezone").fetchone() == ("UTC",), "the next one is a new one"
+    connections.close()

@@ -13,7 +13,9 @@ from redis.crc import key_slot
 
 from featurestore.errors import StoreUnreachable
 from featurestore.online.keys import bucket_of
-from featurestore.online.redis import RedisAddress, RedisOnlineStore
+from featurestore.online.redis import RedisAddress, RedisOnlineStore, protocol
+from featurestore.online.redis.exchange import Call, run
+from featurestore.online.redis.servers import RedisServers
 from tests.fix_online_store import ALL_BUCKETS, VIEW, buckets, keys_of, raised, rows_at, values_of
 from tests.fix_proxy import Proxy
 from tests.fix_redis import RedisProcess, started_cluster
@@ -185,6 +187,22 @@ def test_a_batch_is_finished_though_a_connection_is_cut_in_the_midst(
     assert proxy.cut_after is None, "it was cut"
     assert values_of(store.read(VIEW, keys_of(*MANY))) == [number + 1 for number in MANY]
     store.close()
+
+
+@pytest.mark.parametrize(("answers", "counts"), [(0, [2, 2, 2, 2, 2]), (2, [1, 1, 2, 2, 2]), (4, [1, 1, 1, 1, 2])])
+def test_what_was_answered_before_a_connection_was_cut_is_not_asked_again(
+    server: RedisProcess, proxy: Proxy, answers: int, counts: list[int]
+) -> None:
+    """Counters tell how often each call of one window was done: the server does all, the proxy cuts between answers."""
+    servers = RedisServers(RedisAddress(url=f"redis://127.0.0.1:{proxy.port}"), "flights")
+    calls = [Call(0, (protocol.command(b"INCR", b"counter %d" % number),)) for number in range(len(counts))]
+
+    proxy.cut_answers_after = answers * len(":1\r\n")
+
+    assert run(servers, calls) == counts
+    assert proxy.cut_answers_after is None, "it was cut"
+    assert [int(server.client.get(f"counter {number}")) for number in range(len(counts))] == counts
+    servers.close()
 
 
 def test_a_slot_that_moves_is_followed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import StoreError
+from featurestore.errors import ConfigError, StoreError
 from featurestore.online.keys import bucket_of
 from featurestore.online.redis import RedisAddress, RedisOnlineStore, protocol, transactions
 from featurestore.online.redis.faults import PRIVILEGES
@@ -141,6 +141,23 @@ def test_a_user_who_may_not_use_transactions_writes_by_script_and_is_told_once(
     (told,) = [record.getMessage() for record in caplog.records]
     assert f"'{lacking[1:]}'" in told
     assert "grant the user +watch +multi +exec" in told
+    narrow.close()
+
+
+@pytest.mark.parametrize("keys", ["~fs:*", "~fs:* %R~fs1:*"], ids=["no rows", "to read"])
+def test_a_user_with_narrower_keys_is_told_of_keys_and_not_of_transactions(
+    server: RedisProcess, store: RedisOnlineStore, caplog: pytest.LogCaptureFixture, keys: str
+) -> None:
+    rights = ["on", f">{PASSWORD}", "resetkeys", *keys.split(), "-@all", *PRIVILEGES.split()]
+    server.client.execute_command("ACL", "SETUSER", "narrow", *rights, *TRANSACTIONS)
+    address = RedisAddress(url=server.url, username="narrow", password=PASSWORD, retries=0)
+    narrow = RedisOnlineStore("flights", address)
+
+    with pytest.raises(ConfigError, match="lacks a privilege.*key.*grant it keys ~fs"):
+        narrow.write(VIEW, keys_of(*MANY), rows_at(1, *MANY))
+
+    assert caplog.records == []
+    assert store.count(VIEW) == 0
     narrow.close()
 
 

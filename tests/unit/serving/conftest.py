@@ -45,19 +45,19 @@ def world(tmp_path: Path) -> Iterator[World]:
 class Backend:
     """Registry, job state and stores of one repository, all real, with the definitions of `world.py` applied."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: World, registry: str | None = None) -> None:
         self.world = world
-        self.registry, self.state = open_state(folder / "registry.db", "test")
+        self.registry, self.state = open_state(registry or folder / "registry.db", "test")
         self._offline = DuckDBOfflineStore(folder / "offline.duckdb", "test")
         self.limits = Limits(rows_max=2_000, features_max=10)
         self.apply(DEFINITIONS)
 
     @staticmethod
     @contextmanager
-    def filled(folder: Path) -> Iterator[Backend]:
-        """A repository in `folder` with a few rows online."""
+    def filled(folder: Path, registry: str | None = None) -> Iterator[Backend]:
+        """A repository in `folder` with a few rows online; its registry may lie in Postgres."""
         world = World(SqliteOnlineStore(folder / "online.db", "test"))
-        backend = Backend(folder, world)
+        backend = Backend(folder, world, registry)
         columns = {"temp": [1.5, 2.5, None], "wind": [0.1, None, None], "sky": ["clear", None, None]}
         world.put(weather, {"origin": ["JFK", "EWR", "LGA"]}, columns)
         world.put(everything, {"id": THINGS}, VALUES)

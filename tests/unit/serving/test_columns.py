@@ -164,7 +164,7 @@ def test_the_client_reads_what_the_server_wrote(dtype: DType, values: list) -> N
     array = pa.array(values, arrow_type(dtype))
     column = encoded(array, dtype)
 
-    _, actual, valid = decode_columns([column])[0]
+    _, actual, valid = decode_columns([column], column.rows)[0]
 
     assert valid is not None
     assert valid.tolist() == [value is not None for value in values]
@@ -180,7 +180,9 @@ def test_the_client_reads_what_the_server_wrote(dtype: DType, values: list) -> N
 
 def test_nulls_are_nan_nat_or_none_in_numpy_where_it_has_a_word_for_them() -> None:
     reply = {
-        str(field.dtype): decode_columns([encoded(pa.array(values, arrow_type(field.dtype)), field.dtype)])[0].values
+        str(field.dtype): decode_columns(
+            [encoded(pa.array(values, arrow_type(field.dtype)), field.dtype)], len(values)
+        )[0].values
         for field, values in EVERY_TYPE
     }
 

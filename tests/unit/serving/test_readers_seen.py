@@ -40,7 +40,7 @@ def test_services_and_single_features_that_were_answered_are_noted(backend: Back
     assert (service.views, service.signature) == (("weather@1",), backend.registry.signature("airport_now"))
 
 
-def test_what_cannot_be_noted_is_told_again() -> None:
+def test_what_cannot_be_noted_is_told_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     seen = ReadersSeen()
     taken: list[Reader] = []
 
@@ -48,10 +48,15 @@ def test_what_cannot_be_noted_is_told_again() -> None:
         raise StoreBusy("another process has been writing")
 
     seen.note(PLAN)
-    seen.tell(busy)
+    for _ in range(3):
+        seen.tell(busy)
     seen.tell(taken.extend)
     seen.tell(taken.extend)
     assert [(reader.name, reader.views) for reader in taken] == [("departures", ("weather@1", "delays@2"))]
+    assert [record.getMessage() for record in caplog.records] == [
+        "readers are not noted in the registry: another process has been writing",
+        "readers are noted in the registry again",
+    ]
 
 
 def test_memory_is_bounded_however_many_plans_there_are() -> None:

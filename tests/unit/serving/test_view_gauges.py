@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -16,22 +16,28 @@ from tests.unit.serving.conftest import Backend
 from tests.unit.serving.world import HOUR_US, NOW, NOW_US
 from tests.waiting import until
 
+AGE = "featurestore_reading_age_seconds"
+
 
 def of(snapshot: Snapshot, name: str) -> dict[Labels, Value]:
     return snapshot.values.get(name, {})
 
 
 def test_the_age_of_each_view_is_that_of_its_newest_published_event(backend: Backend) -> None:
-    metrics = Metrics()
-    watch_views(metrics, lambda: backend.engine().catalog.views, backend.state, FixedClock(NOW))
+    metrics, catalog = Metrics(), backend.engine().catalog
     backend.publish("weather@1", NOW_US - 90_000_000)
     backend.publish("delays@2", NOW_US - HOUR_US)
+    watch_views(metrics, lambda: catalog.views, backend.state, FixedClock(NOW), start=at_once)
 
     snapshot = metrics.snapshot()
 
     ages = {("weather@1",): 90.0, ("delays@2",): 3600.0}
     assert of(snapshot, "featurestore_view_watermark_age_seconds") == ages, "nothing of a view never published"
     assert of(snapshot, "featurestore_view_freshness_promise_seconds") == {("delays@2",): 6 * 3600.0}
+
+
+def at_once(work: Callable[[], object], _: str) -> None:
+    work()
 
 
 class Leaving:
@@ -59,8 +65,8 @@ def test_job_state_that_is_away_is_told_once_and_once_that_it_is_back(
 ) -> None:
     states, metrics, now = Leaving(backend.state), Metrics(), 0.0
     catalog = backend.engine().catalog
-    watch_views(metrics, lambda: catalog.views, states, FixedClock(NOW), ticks=lambda: now)
     backend.publish("weather@1", NOW_US - 90_000_000)
+    watch_views(metrics, lambda: catalog.views, states, FixedClock(NOW), ticks=lambda: now, start=at_once)
 
     def told() -> list[str]:
         nonlocal now
@@ -72,12 +78,13 @@ def test_job_state_that_is_away_is_told_once_and_once_that_it_is_back(
 
     assert told() == []
     states.away, states.asked = True, 0
-    assert told() == ["the job state of views cannot be read, its metrics are missing until it can: nobody answers"]
+    assert told() == ["job state cannot be read, its metrics are missing until it can: nobody answers"]
     assert states.asked == 3, "once in a while, not at every gauge"
+    assert of(metrics.snapshot(), AGE) == {("job state",): 4 * REFRESH_S}, "of what was read last"
     assert of(metrics.snapshot(), "featurestore_view_watermark_age_seconds") == {}
     now += REFRESH_S
     states.away = False
-    assert told() == ["the job state of views can be read again, and its metrics are back"]
+    assert told() == ["job state can be read again, and its metrics are back"]
     assert of(metrics.snapshot(), "featurestore_view_watermark_age_seconds") == {("weather@1",): 90.0}
 
 
@@ -94,7 +101,7 @@ def test_the_last_load_of_each_view_tells_how_it_kept_its_contract(backend: Back
     ran("replay", read=2, quarantined=1, warned=0, breaches={"temp:le": 1})
     ran("materialize-incremental", "the store is away", read=0, quarantined=0, warned=0, breaches={})
     metrics = Metrics()
-    watch_views(metrics, lambda: backend.engine().catalog.views, backend.state, FixedClock(NOW))
+    watch_views(metrics, lambda: backend.engine().catalog.views, backend.state, FixedClock(NOW), start=at_once)
 
     snapshot = metrics.snapshot()
 
@@ -122,7 +129,7 @@ def test_quarantined_rows_are_counted_now_and_then_for_the_views_that_are_served
     def told() -> dict[Labels, Value]:
         return of(metrics.snapshot(), "featurestore_view_quarantined_rows")
 
-    watch_quarantine(metrics, lambda: catalog.views, totals, lambda: now, start=lambda count: count())
+    watch_quarantine(metrics, lambda: catalog.views, totals, lambda: now, start=at_once)
     none = {(ref,): 0 for ref in catalog.views}
     assert told() == none | {("weather@1",): 3}
     found = {}
@@ -135,17 +142,34 @@ def test_quarantined_rows_are_counted_now_and_then_for_the_views_that_are_served
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["quarantine cannot be read"]
 
 
-def test_metrics_do_not_wait_for_a_count_of_quarantine(backend: Backend) -> None:
-    metrics, catalog, answers = Metrics(), backend.engine().catalog, threading.Event()
+def test_metrics_wait_neither_for_a_count_of_quarantine_nor_for_job_state(backend: Backend) -> None:
+    """A store may be silent for ever: what it told last is told on, and how old that is."""
+    metrics, catalog, answers, now = Metrics(), backend.engine().catalog, threading.Event(), 0.0
+    backend.publish("weather@1", NOW_US - 90_000_000)
+
+    class Silent(Leaving):
+        def _ask(self) -> None:
+            answers.wait()
 
     def totals() -> dict[str, int]:
         answers.wait()
         return {"weather@1": 3}
 
     def told() -> dict[Labels, Value]:
-        return of(metrics.snapshot(), "featurestore_view_quarantined_rows")
+        snapshot = metrics.snapshot()
+        return of(snapshot, "featurestore_view_quarantined_rows") | of(snapshot, "featurestore_view_run_failed")
 
-    watch_quarantine(metrics, lambda: catalog.views, totals)
-    assert told() == {}, "as long as nobody has counted"
+    def ages() -> dict[Labels, Value]:
+        return of(metrics.snapshot(), "featurestore_view_watermark_age_seconds")
+
+    watch_views(metrics, lambda: catalog.views, Silent(backend.state), FixedClock(NOW), ticks=lambda: now)
+    watch_quarantine(metrics, lambda: catalog.views, totals, ticks=lambda: now)
+    assert told() == ages() == of(metrics.snapshot(), AGE) == {}, "as long as nobody has answered"
     answers.set()
-    until(lambda: told().get(("weather@1",)) == 3)
+    until(lambda: told().get(("weather@1",)) == 3 and ages() == {("weather@1",): 90.0})
+    answers.clear()
+    now += COUNT_S
+    assert ages() == {("weather@1",): 90.0}
+    assert of(metrics.snapshot(), AGE) == {("job state",): COUNT_S, ("quarantine",): COUNT_S}
+    answers.set()
+    until(lambda: set(of(metrics.snapshot(), AGE).values()) == {0.0})

@@ -10,6 +10,7 @@ from featurestore_client.description import FieldDescription, JoinKey, ServiceDe
 from featurestore_client.errors import (
     BadRequest,
     DeadlineExceeded,
+    MalformedReply,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -33,6 +34,7 @@ __all__ = [
     "FieldDescription",
     "FreshnessReport",
     "JoinKey",
+    "MalformedReply",
     "NotFound",
     "OnlineReply",
     "Overloaded",

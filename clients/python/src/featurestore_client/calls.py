@@ -13,7 +13,7 @@ import grpc
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.columns import encode_column
 from featurestore_client.description import ServiceDescription
-from featurestore_client.errors import Unavailable
+from featurestore_client.errors import Unavailable, understood
 from featurestore_client.freshness import FreshnessReport
 from featurestore_client.pushing import PushReply
 from featurestore_client.reply import OnlineReply
@@ -102,19 +102,19 @@ def describe(service: str | Sequence[str]) -> Call[ServiceDescription]:
     """DescribeService."""
     asked = pb.DescribeServiceRequest()
     _choose(asked, service)
-    return Call(DESCRIBE, asked.SerializeToString(), ServiceDescription.from_message)
+    return Call(DESCRIBE, asked.SerializeToString(), understood(ServiceDescription.from_message))
 
 
 def push(view: str, columns: Mapping[str, Any]) -> Call[PushReply]:
     """Push; TypeError names a column that cannot travel."""
     asked = pb.PushRequest(view=view, columns=[encode_column(name, values) for name, values in columns.items()])
-    return Call(PUSH, asked.SerializeToString(), PushReply.from_message)
+    return Call(PUSH, asked.SerializeToString(), understood(PushReply.from_message))
 
 
 def freshness(service: str, views: Sequence[str]) -> Call[FreshnessReport]:
     """GetFreshness."""
     asked = pb.GetFreshnessRequest(service=service, views=views)
-    return Call(FRESHNESS, asked.SerializeToString(), FreshnessReport.from_message)
+    return Call(FRESHNESS, asked.SerializeToString(), understood(FreshnessReport.from_message))
 
 
 def _choose(message: pb.GetOnlineFeaturesRequest | pb.DescribeServiceRequest, service: str | Sequence[str]) -> None:

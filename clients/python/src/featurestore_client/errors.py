@@ -8,12 +8,20 @@ RequestFailed
 ├── PermissionDenied    the caller may not read this
 ├── Overloaded          the server sheds load; retried when it says after what time
 ├── Unavailable         nobody answers, or the server stops, or the store behind it is away; retried
-└── DeadlineExceeded    the time was up
+├── DeadlineExceeded    the time was up
+└── MalformedReply      a reply came whose parts do not fit together, or that this client is too old for
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import grpc
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 REQUEST_ID = "x-request-id"
 #: Trailing metadata: milliseconds after which the same call is welcome; below zero: it is not. The name is gRPC's own
@@ -80,6 +88,27 @@ class Unavailable(RequestFailed):
 
 class DeadlineExceeded(RequestFailed):
     """The time was up before an answer came."""
+
+
+class MalformedReply(RequestFailed):
+    """A reply came whose parts do not fit together; asking again will not help."""
+
+    def __init__(self, what: str) -> None:
+        message = f"the server's reply cannot be read ({what}); see that it is a featurestore, or update this client"
+        super().__init__(grpc.StatusCode.INTERNAL, message)
+
+
+def understood(read: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """What reads a reply, with MalformedReply for all that comes of bytes, numbers and names that do not fit."""
+
+    @wraps(read)
+    def reading(*arguments: Given.args, **options: Given.kwargs) -> Answer:
+        try:
+            return read(*arguments, **options)
+        except (ValueError, LookupError, ArithmeticError) as error:
+            raise MalformedReply(f"{type(error).__name__}: {error}") from error
+
+    return reading
 
 
 _CLASSES: dict[grpc.StatusCode, type[RequestFailed]] = {

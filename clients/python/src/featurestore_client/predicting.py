@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from featurestore_client.calls import PREDICT, Call
 from featurestore_client.columns import encode_column
+from featurestore_client.errors import understood
 from featurestore_client.reply import OnlineReply
 
 OnMissing = Literal["fill", "fail"]
@@ -37,7 +38,7 @@ class PredictReply:
     @cached_property
     def outputs(self) -> dict[str, NDArray[Any]]:
         """The outputs of the model by name, the first dimension the rows; BYTES are arrays of bytes objects."""
-        return {tensor.name: _array(tensor) for tensor in self.message.outputs}
+        return {tensor.name: _array(tensor, len(self)) for tensor in self.message.outputs}
 
     @property
     def model_version(self) -> str:
@@ -97,8 +98,11 @@ def predict(
     return Call(PREDICT, asked.SerializeToString(), PredictReply)
 
 
-def _array(tensor: pb.Tensor) -> NDArray[Any]:
+@understood
+def _array(tensor: pb.Tensor, rows: int) -> NDArray[Any]:
     shape = tuple(tensor.shape)
+    if shape[:1] != (rows,):
+        raise ValueError(f"output {tensor.name!r} has the shape {list(shape)} for {rows} rows")
     if tensor.datatype != "BYTES":
         return np.frombuffer(tensor.values, _DTYPES[tensor.datatype]).reshape(shape)
     values: list[bytes] = []
@@ -107,6 +111,8 @@ def _array(tensor: pb.Tensor) -> NDArray[Any]:
         begin = place + 4
         place = begin + int.from_bytes(tensor.values[place:begin], "little")
         values.append(tensor.values[begin:place])
+    if place > len(tensor.values):
+        raise ValueError(f"output {tensor.name!r} ends within a value")
     array = np.empty(len(values), object)
     array[:] = values
     return array.reshape(shape)

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client.errors import MalformedReply, understood
 from featurestore_client.values import Decoded, decode_columns
 from featurestore_client.verdicts import Status
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_FIRST, _LAST = np.datetime64("0001-01-01T00:00:00.000000"), np.datetime64("9999-12-31T23:59:59.999999")
 _NAMES = np.array(["", *(status.name for status in Status)], dtype=object)
 
 
@@ -52,18 +54,20 @@ class OnlineReply:
     @property
     def statuses(self) -> dict[str, NDArray[np.uint8]]:
         """name@version of a view -> the number of a Status per row."""
-        return {view.view: np.frombuffer(view.statuses, np.uint8) for view in self.message.views}
+        return {view.view: _per_row(view.statuses, "u1", len(self)) for view in self.message.views}
 
     @property
     def stale_reasons(self) -> dict[str, NDArray[np.uint8]]:
         """name@version of a view -> the number of a StaleReason per row, 0 where it is not STALE."""
-        none = bytes(len(self))
-        return {view.view: np.frombuffer(view.stale_reasons or none, np.uint8) for view in self.message.views}
+        return {
+            view.view: _per_row(view.stale_reasons or bytes(len(view.statuses)), "u1", len(self))
+            for view in self.message.views
+        }
 
     @property
     def event_timestamps(self) -> dict[str, NDArray[np.datetime64]]:
         """name@version of a view -> when each row was true, UTC; NaT where it was NOT_FOUND."""
-        return {view.view: _event_timestamps(view) for view in self.message.views}
+        return {view.view: _event_timestamps(view, len(self)) for view in self.message.views}
 
     def to_numpy(self) -> dict[str, NDArray[Any]]:
         """Name -> values. Null is NaN in floats, NaT in times, None among objects; `validity` tells for the others.
@@ -74,26 +78,25 @@ class OnlineReply:
 
     def validity(self) -> dict[str, NDArray[np.bool_]]:
         """Name -> True where there is a value."""
-        everywhere = np.ones(len(self), np.bool_)
-        return {name: everywhere if valid is None else valid for name, _, valid in self._decoded}
+        decoded = self._decoded
+        everywhere = np.ones(len(self) if decoded else 0, np.bool_)
+        return {name: everywhere if valid is None else valid for name, _, valid in decoded}
 
     def to_matrix(self) -> NDArray[np.float32]:
         """The matrix, a row per key; only from a reply in "matrix", since the server knows the fills."""
-        matrix = self.message.matrix
         if not self.message.HasField("matrix"):
             raise ValueError('the reply holds no matrix; ask with format="matrix"')
-        return np.frombuffer(matrix.values, "<f4").reshape(len(self), len(matrix.names))
+        return _matrix(self.message.matrix, len(self))
 
     def to_arrow(self) -> pa.Table:
         """The columns as an Arrow table, from a reply in "columns" or "arrow"; needs pyarrow."""
         import pyarrow as pa
 
-        if self.message.arrow_ipc:
-            return pa.ipc.open_stream(self.message.arrow_ipc).read_all()
-        from featurestore_client.arrow_columns import read_column
-
-        columns = self._columns()
-        return pa.table([read_column(column) for column in columns], names=[column.name for column in columns])
+        columns = () if self.message.arrow_ipc else self._columns()
+        try:
+            return _ipc_table(self.message.arrow_ipc) if self.message.arrow_ipc else _table(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise MalformedReply(str(error)) from error
 
     def to_dict(self, *, statuses: bool = False, event_timestamps: bool = False) -> dict[str, list[Any]]:
         """Name -> Python values, the keys of the request first, as Feast gives it.
@@ -101,17 +104,18 @@ class OnlineReply:
         For people and scripts, since it touches each value. On demand followed by `<view>__status` as text and
         `<view>__event_timestamp`; a view of which two versions were read is called name@version there.
         """
-        answer = {name: _pythonic(values, valid) for name, values, valid in decode_columns(self._keys) + self._decoded}
+        keys = decode_columns(self._keys, self._keys[0].rows if self._keys else 0)
+        answer = {name: _pythonic(values, valid) for name, values, valid in keys + self._decoded}
         for label, view in self._labelled():
             if statuses:
-                answer[f"{label}__status"] = _NAMES[np.frombuffer(view.statuses, np.uint8)].tolist()
+                answer[f"{label}__status"] = _status_names(view, len(self))
             if event_timestamps:
-                answer[f"{label}__event_timestamp"] = _pythonic(_event_timestamps(view), None)
+                answer[f"{label}__event_timestamp"] = _pythonic(_event_timestamps(view, len(self)), None)
         return answer
 
     @cached_property
     def _decoded(self) -> list[Decoded]:
-        return decode_columns(self._columns())
+        return understood(decode_columns)(self._columns(), len(self))
 
     def _columns(self) -> Sequence[pb.Column]:
         if self.message.arrow_ipc or self.message.HasField("matrix"):
@@ -126,14 +130,52 @@ class OnlineReply:
         ]
 
 
-def _event_timestamps(view: pb.ViewResult) -> NDArray[np.datetime64]:
-    absent = np.frombuffer(view.statuses, np.uint8) == Status.NOT_FOUND
-    times = np.frombuffer(view.event_timestamps, "<M8[us]")
+@understood
+def _per_row(data: bytes, dtype: str, rows: int) -> NDArray[Any]:
+    values = np.frombuffer(data, dtype)
+    if len(values) != rows:
+        raise ValueError(f"verdicts on {len(values)} rows, where there are {rows}")
+    return values
+
+
+@understood
+def _matrix(matrix: pb.Matrix, rows: int) -> NDArray[np.float32]:
+    return np.frombuffer(matrix.values, "<f4").reshape(rows, len(matrix.names))
+
+
+@understood
+def _ipc_table(stream: bytes) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(stream).read_all()
+
+
+@understood
+def _table(columns: Sequence[pb.Column]) -> pa.Table:
+    import pyarrow as pa
+
+    from featurestore_client.arrow_columns import read_column
+
+    return pa.table([read_column(column) for column in columns], names=[column.name for column in columns])
+
+
+@understood
+def _status_names(view: pb.ViewResult, rows: int) -> list[str]:
+    names: list[str] = _NAMES[_per_row(view.statuses, "u1", rows)].tolist()
+    return names
+
+
+def _event_timestamps(view: pb.ViewResult, rows: int) -> NDArray[np.datetime64]:
+    absent = _per_row(view.statuses, "u1", rows) == Status.NOT_FOUND
+    times = _per_row(view.event_timestamps, "<M8[us]", rows)
     return np.where(absent, np.datetime64("NaT"), times) if absent.any() else times
 
 
+@understood
 def _pythonic(values: NDArray[Any], valid: NDArray[np.bool_] | None) -> list[Any]:
     """A column as Python values: None for null, timestamps aware, elements of lists too."""
+    if values.dtype.kind == "M" and bool(((values < _FIRST) | (values > _LAST)).any()):
+        raise ValueError("a time beyond the years 1 to 9999")
     pieces = values.tolist()
     if values.dtype.kind == "O":
         pieces = [_pythonic(piece, None) if isinstance(piece, np.ndarray) else piece for piece in pieces]
