@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,8 @@ from featurestore.errors import FeatureStoreError
 from featurestore.registry.definitions import Definitions
 from featurestore_client import FeatureClient, RequestFailed
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client.columns import encode_column
+from serving.access.principal import ANYONE
 from serving.server import ServeOptions
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.running import raw_call, server
@@ -86,6 +89,24 @@ def test_rows_of_a_schema_applied_a_moment_ago_are_read(backend: Backend) -> Non
 
         assert client.get_online_features(["weather:temp"], {"origin": ["JFK"]}).to_numpy()["temp"].tolist() == [9.0]
         assert client.get_online_features(["weather:gust"], {"origin": ["JFK"]}).to_numpy()["gust"].tolist() == [3]
+
+
+def test_rows_of_a_schema_applied_a_moment_ago_are_read_by_all_who_meet_them_at_once(backend: Backend) -> None:
+    """The first to meet one reads the registry; the others find that done, and need the new definitions as well."""
+    engine = backend.engine()
+    newer = replace(weather, schema=[*weather.schema, Field(name="gust", dtype=Int32)])
+    backend.apply(replace(DEFINITIONS, views={**DEFINITIONS.views, newer.ref: newer}))
+    columns = {"temp": [9], "wind": [None], "sky": [None], "gust": [3]}
+    backend.world.put(newer, {"origin": ["JFK"]}, columns, NOW_US + 1, schema_id=2)
+    request = pb.GetOnlineFeaturesRequest(service="airport_now", keys=[encode_column("origin", ["JFK"])])
+
+    async def ask() -> list[bytes]:
+        async with engine.reading(1.0):
+            asked = (engine.lookup(request.SerializeToString(), ANYONE) for _ in range(4))
+            return await asyncio.gather(*asked)
+
+    replies = asyncio.run(ask())
+    assert [pb.GetOnlineFeaturesResponse.FromString(reply).rows for reply in replies] == [1] * 4
 
 
 def test_a_row_that_nobody_can_read_keeps_the_server_from_getting_ready(backend: Backend) -> None:
