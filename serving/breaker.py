@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featurestore.errors import StoreBusy, StoreUnreachable
+from featurestore.errors import FeatureStoreError, StoreBusy, StoreUnreachable
 from featurestore.online.keys import BUCKETS
 from featurestore.online.reading import AsyncReader, Fetched, Wanted, WantedTokens
 from serving.circuit import Circuit, CircuitState
@@ -57,4 +57,6 @@ class Breaker:
             await self._reader.fetch((), _PROBE)
         except (StoreUnreachable, StoreBusy):
             return False
+        except FeatureStoreError:
+            pass  # who refuses (a password, a privilege) is there, and requests are told why
         return True

@@ -152,6 +152,23 @@ def test_the_breaker_shows_whether_requests_reach_the_store(redis_server: RedisP
         until(lambda: engine.breaker_state is CircuitState.CLOSED)
 
 
+def test_a_store_that_comes_back_and_refuses_is_no_longer_given_up_on(
+    redis_server: RedisProcess, caller: Caller
+) -> None:
+    redis_server.client.ping()  # connected while it can be
+    redis_server.pause()
+    with ThreadPoolExecutor(1) as threads:
+        refused = threads.submit(redis_server.client.execute_command, "ACL", "SETUSER", "default", "-hget")
+        assert {caller.refusal() for _ in range(2 * FAILURES_MAX)} == {UNAVAILABLE}
+        redis_server.resume()
+        assert refused.result(WAIT_S)
+    until(lambda: caller.begin(WAIT_S).code() is grpc.StatusCode.FAILED_PRECONDITION)
+    assert "lacks a privilege" in (caller.begin(WAIT_S).details() or "")
+
+    redis_server.client.execute_command("ACL", "SETUSER", "default", "+hget")
+    assert caller.status() == Status.PRESENT
+
+
 def test_requests_under_way_are_answered_while_the_server_drains(redis_server: RedisProcess, backend: Backend) -> None:
     options, telemetry = ServeOptions(port=0, drain_s=WAIT_S, store_timeout_s=WAIT_S), Telemetry()
     with server(backend.engine(), options, telemetry) as running, Caller(running.target) as caller:
