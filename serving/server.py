@@ -29,8 +29,8 @@ from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, server_credentials, warn_if_exposed
 from serving.doorstep import Doorstep
 from serving.engine import Engine
-from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals
-from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
+from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals, unless_stopped
+from serving.metrics import BREAKER, CACHE_BYTES, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
 from serving.readers_seen import NoteReaders, telling
@@ -123,12 +123,14 @@ async def _serve_until_signal(
     loop = asyncio.get_running_loop()
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
-    async with serving(engine, options, telemetry, push, kept_from_collection()) as address:
-        ready(address)
+    async with contextlib.AsyncExitStack() as stack:
+        async with unless_stopped(stop):
+            running = serving(engine, options, telemetry, push, kept_from_collection())
+            ready(await stack.enter_async_context(running))
+            stack.callback(log.info, "stopping: no new requests, running ones have %g s", options.drain_s)
         await stop.wait()
         if options.worker:
             loop.remove_reader(sys.stdin.fileno())
-        log.info("stopping: no new requests, running ones have %g s", options.drain_s)
 
 
 @contextlib.asynccontextmanager
@@ -145,6 +147,8 @@ async def serving(
     """
     telemetry = telemetry or Telemetry()
     warn_if_exposed(options.host, options.auth, options.tls, "serving.host")
+    # Before anything is loaded: it shows how far a preload is.
+    telemetry.metrics.watch(CACHE_BYTES, lambda: {} if engine.cache is None else {(): engine.cache.size_bytes})
     door = Door(options.auth)
     await door.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -166,8 +170,10 @@ async def serving(
         await server.start()
         try:
             async with _following(engine, options.poll_s), _gateway(engine, telemetry, options, door, rooms, push):
+                telemetry.ready = True
                 yield address
         finally:
+            telemetry.ready = False
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
 
