@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import grpc
 import grpc.aio
 
+from featurestore.errors import ServingError
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import Principal, caller
 from serving.admission import Rooms
@@ -44,11 +45,10 @@ class FeatureServing:
             "GetOnlineFeatures": self.get_online_features,
             "DescribeService": self.describe_service,
             "GetFreshness": self.get_freshness,
+            "Predict": self.predict,
         }
         if self._push is not None:
             methods["Push"] = self.push
-        if self._predictor is not None:
-            methods["Predict"] = self.predict
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -65,7 +65,10 @@ class FeatureServing:
 
     async def predict(self, message: bytes, context: Context) -> bytes:
         """Predict. What the lookup leaves of the deadline is the model's."""
-        assert self._predictor is not None
+        if self._predictor is None:
+            raise ServingError(
+                "this server asks no model; set inference.address to that of a sidecar, or ask a server that has one"
+            )
         async with _in_time(context), self._rooms.predictions.inside():
             return await self._predictor.predict(message, caller(), self._threads)
 

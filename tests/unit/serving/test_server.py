@@ -142,6 +142,18 @@ def test_a_push_whose_caller_has_gone_keeps_its_place_until_it_is_done(backend: 
         assert client.push("weather", rows, timeout_s=WAIT_S).statuses.tolist() == [pb.PUSH_STATUS_DUPLICATE]
 
 
+def test_columns_without_a_value_are_of_every_type(backend: Backend) -> None:
+    """A Python list of nothing but None, or of nothing at all, does not say what it would hold."""
+    with server(backend.engine(), push=backend.push_door()) as running, FeatureClient(running.target) as client:
+        asked = client.get_online_features("airport_now", {"origin": [None, None]})
+        assert asked.statuses["weather@1"].tolist() == [3, 3]
+        assert len(client.get_online_features("airport_now", {"origin": []})) == 0
+        row = {"origin": ["JFK"], "time": [NOW + timedelta(1)], "temp": [None], "wind": [None], "sky": [None]}
+        assert client.push("weather", row).statuses.tolist() == [pb.PUSH_STATUS_ACCEPTED]
+        with pytest.raises(RequestFailed, match="INVALID_ARGUMENT: join key 'origin' is int64, it must be string"):
+            client.get_online_features("airport_now", {"origin": [None, 1]})
+
+
 def test_a_row_that_nobody_can_read_keeps_the_server_from_getting_ready(backend: Backend) -> None:
     backend.world.store.drop("weather@1")
     backend.world.put(weather, {"origin": ["JFK"]}, {"temp": [1], "wind": [1], "sky": [None]}, schema_id=9)
