@@ -129,6 +129,17 @@ def test_without_a_store_cached_rows_are_stale_and_others_errors_where_that_is_a
         until(lambda: statuses(client, "JFK") == [Status.PRESENT])
 
 
+def test_a_row_that_was_unconfirmed_for_too_long_is_an_error_without_its_values(
+    backend: Backend, tmp_path: Path, redis_server: RedisProcess
+) -> None:
+    serving = engine(backend, tmp_path, bound_s=SHORT_S, unconfirmed_max_s=2 * SHORT_S)
+    with server(serving, OPTIONS) as running, FeatureClient(running.target) as client:
+        assert asked(client, "JFK").to_numpy()["temp"].tolist() == [1.5]
+        redis_server.kill()
+        until(lambda: statuses(client, "JFK") == [Status.ERROR])
+        assert asked(client, "JFK").validity()["temp"].tolist() == [False]
+
+
 def test_without_a_store_requests_fail_where_nothing_else_is_asked_for(
     backend: Backend, tmp_path: Path, redis_server: RedisProcess
 ) -> None:
