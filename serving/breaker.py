@@ -58,5 +58,5 @@ class Breaker:
         except (StoreUnreachable, StoreBusy):
             return False
         except FeatureStoreError:
-            pass  # who refuses (a password, a privilege) is there, and requests are told why
+            return True  # it answers, if with a refusal (of our password, say): requests are told its words
         return True

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from featurestore.clock import Clock
@@ -40,6 +39,7 @@ from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
 from serving.view_gauges import JobStates, Totals, watch_quarantine, watch_views
+from serving.vitals import Vitals
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
 
@@ -244,8 +244,8 @@ async def _follow(engine: Engine, poll_s: float) -> None:
             failing = str(error)
 
 
-async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.HealthServicer:
-    vitals = health_aio.HealthServicer()
+async def _add_health_and_reflection(server: grpc.aio.Server) -> Vitals:
+    vitals = Vitals()
     for name in (health.OVERALL_HEALTH, SERVICE):
         await vitals.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(vitals, server)

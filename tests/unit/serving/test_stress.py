@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from featurestore import Status
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
@@ -183,6 +184,18 @@ def test_requests_under_way_are_answered_while_the_server_drains(redis_server: R
         for call in under_way:
             assert pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0] == Status.PRESENT
         running.join()
+
+
+def test_who_watches_the_health_of_a_server_does_not_hold_up_its_end(backend: Backend) -> None:
+    with (
+        server(backend.engine(), ServeOptions(port=0, drain_s=10 * WAIT_S)) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        running.stop()
+        running.join()
+        assert {told.status for told in watched} <= {health_pb2.HealthCheckResponse.NOT_SERVING}
 
 
 def test_a_flushed_store_has_no_rows_until_they_are_written_again(
