@@ -12,9 +12,11 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import FeatureStoreError, StoreBusy, StoreUnreachable
-from featurestore.online.reading import AsyncReader, Fetched, Wanted, WantedTokens
+from featurestore.online.reading import AsyncReader, Fetched, Standing, Wanted, WantedTokens
 from featurestore.trouble import Trouble
 from serving.near_cache import Look, NearCache, as_rows
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 TOKENS_AT_A_TIME = 256
 #: After so many requests the share of hits is logged once: what a preload was worth.
 FIRST_REQUESTS = 1_000
+_NO_ROW = pa.scalar(None, pa.binary())
 
 
 class CachedReader:
@@ -53,7 +56,10 @@ class CachedReader:
             if not self._unconfirmed_max_s or tokens:
                 raise
             standings = [self.cache.standings(look, self._unconfirmed_max_s) for look in looks]
-            return Fetched([as_rows(look.rows()) for look in looks], [], standings)
+            # Of what nothing is known any more, no old value is shown either.
+            known = [pa.array(standing != Standing.UNKNOWN) for standing in standings]
+            rows = [pc.if_else(which, as_rows(look.rows()), _NO_ROW) for which, look in zip(known, looks, strict=True)]
+            return Fetched(rows, [], standings)
 
     async def confirm(self) -> None:
         """Read all tokens in use now."""

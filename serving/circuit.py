@@ -69,13 +69,14 @@ class Circuit:
 
     async def _probe(self) -> None:
         pause_s = PAUSE_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_S_MAX)
-            self._asking = True
-            answers = await self._answers()
-            self._asking = False
-            if answers:
-                break
-        log.warning("%s answers again", self._what)
-        self._failures, self._probing = 0, None
+        try:
+            while True:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, PAUSE_S_MAX)
+                self._asking = True
+                if await self._answers():
+                    break
+                self._asking = False
+            log.warning("%s answers again", self._what)
+        finally:  # a defect while asking is met by the next request, instead of keeping all away
+            self._failures, self._asking, self._probing = 0, False, None

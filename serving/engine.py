@@ -212,11 +212,15 @@ class Engine:
 
     async def respond(self, request: LookupRequest, threads: Executor | None = None) -> tuple[Served, OnlineResponse]:
         """Answer a decoded request: the columns, and what encodes them."""
+        moment = self._serving
         try:
             return await self._answered(request, threads)
         except StoreError as error:
             # Perhaps a row of a schema that was applied after our plans were compiled: if so, compile and look again.
-            if error.retryable or not await asyncio.to_thread(self.refresh):
+            if error.retryable:
+                raise
+            await asyncio.to_thread(self.refresh)
+            if self._serving is moment:  # else we, or whoever met such a row with us, compiled anew
                 raise
         return await self._answered(request, threads)
 

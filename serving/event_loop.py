@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -28,6 +28,27 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+@contextlib.asynccontextmanager
+async def unless_stopped(stop: asyncio.Event) -> AsyncIterator[None]:
+    """Breaks the block off when `stop` is set before its end; what follows the block runs all the same."""
+    task = asyncio.current_task()
+    assert task is not None, "asyncio runs this in a task"
+
+    async def break_off() -> None:
+        await stop.wait()
+        task.cancel()
+
+    watching = asyncio.create_task(break_off())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        task.uncancel()
+    finally:
+        watching.cancel()
 
 
 @contextlib.contextmanager

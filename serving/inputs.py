@@ -62,7 +62,8 @@ def check_names(given: Mapping[str, object], wanted: Mapping[str, object], what:
         return
     for name in given:
         if name not in wanted:
-            raise InputError(f"{owner} takes no {what} {name!r}{suggest(name, sorted(wanted))}")
+            known = suggest(name, sorted(wanted)) if wanted else ", nor any other"
+            raise InputError(f"{owner} takes no {what} {name!r}{known}")
     missing = [name for name in wanted if name not in given]
     if missing:
         raise InputError(f"{owner} needs {what} {', '.join(map(repr, missing))}; it takes: {', '.join(wanted)}")

@@ -97,6 +97,11 @@ CACHE_ROWS = Family(
     help="Rows looked for in the near cache, by outcome: hit, miss.",
     labels=("view", "outcome"),
 )
+CACHE_BYTES = Family(
+    name="featurestore_near_cache_bytes",
+    kind="gauge",
+    help="Memory that near caches take, by the measure of near_cache.megabytes.",
+)
 SIDECAR_BREAKER = Family(
     name="featurestore_sidecar_breaker_state",
     kind="gauge",
@@ -153,13 +158,14 @@ READING_AGE = Family(
     merge="max",
 )
 WORKERS = Family(name="featurestore_workers", kind="gauge", help="Worker processes alive.")
+READY = Family(name="featurestore_workers_ready", kind="gauge", help="Worker processes that take requests.")
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, REQUEST_ROWS, ROWS, IN_FLIGHT, QUEUE_DEPTH, SHED, BREAKER,
-        SIDECAR_BREAKER, CACHE_ROWS, WATERMARK_AGE, PROMISE, LOAD_ROWS, LOAD_BREACHES, RUN_FAILED, QUARANTINED,
-        READING_AGE, WORKERS,
+        SIDECAR_BREAKER, CACHE_ROWS, CACHE_BYTES, WATERMARK_AGE, PROMISE, LOAD_ROWS, LOAD_BREACHES, RUN_FAILED,
+        QUARANTINED, READING_AGE, WORKERS, READY,
     )
 }  # fmt: skip
 

@@ -165,21 +165,28 @@ def _encoded(encode: Callable[[Encoded], bytes], reply: Encoded) -> bytes:
 # ---------------------------------------------------------------- errors
 
 
-def problem(status: int, detail: str, code: str, retry_after_s: int = _RETRY_AFTER_S) -> Response:
+def problem(status: int, detail: str, code: str, retry_after_s: int = _RETRY_AFTER_S, request_id: str = "") -> Response:
     """An error as the client gets it."""
-    call = current()
     body = Problem(
         title=_title(status),
         status=status,
         detail=detail,
         code=code,
         retryable=code in _RETRYABLE and status != 413,
-        request_id=call.request_id if call else new_request_id(),
+        request_id=request_id or _request_id(),
     )
     headers = {"retry-after": str(retry_after_s)} if status in (429, 503) else {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
     # json.dumps, unlike pydantic, writes any string that came in, half a surrogate pair too.
     text = json.dumps(body.model_dump())
     return Response(text, status, headers, media_type="application/problem+json")
+
+
+def _request_id() -> str:
+    """That of the request being answered; one of its own where requests are not observed."""
+    call = current()
+    return call.request_id if call else new_request_id()
 
 
 def _title(status: int) -> str:
@@ -189,10 +196,10 @@ def _title(status: int) -> str:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    call = current()
-    code, message = told(error, request.url.path, call.request_id if call else "")
+    request_id = _request_id()
+    code, message = told(error, request.url.path, request_id)
     after_s = math.ceil(error.retry_after_ms / 1e3) if isinstance(error, Overloaded) else _RETRY_AFTER_S
-    return problem(HTTP_CODES.get(code, 500), message, code.name, after_s)
+    return problem(HTTP_CODES.get(code, 500), message, code.name, after_s, request_id)
 
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -405,7 +412,8 @@ class _Observed:
                 self._telemetry.end(call, code)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
+        async with asyncio.timeout(TIMEOUT_S):
+            body = await _body(receive)
         if body is None:
             return  # the sender has gone
         parts = [{"type": "http.request", "body": body, "more_body": False}]

@@ -180,7 +180,7 @@ def _view_records(
             strict=True,
         )
     )
-    absent = statuses == Status.NOT_FOUND
+    absent = (statuses == Status.NOT_FOUND) | (statuses == Status.ERROR)
     columns = [
         pa.concat_arrays([response.columns[at] for response in responses]).take(pa.array(chosen))
         for at in _columns_of(plan, place)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from featurestore.clock import Clock
@@ -31,9 +30,9 @@ from serving.catalog import RegistryReader
 from serving.door_interceptor import DoorInterceptor, warn_if_exposed
 from serving.doorstep import Doorstep
 from serving.engine import Engine
-from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals
+from serving.event_loop import kept_from_collection, loop_factory, stop_on_signals, unless_stopped
 from serving.grpc_tls import port_credentials
-from serving.metrics import BREAKER, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
+from serving.metrics import BREAKER, CACHE_BYTES, CACHE_ROWS, QUEUE_DEPTH, SHED, SIDECAR_BREAKER, Labels, Metrics
 from serving.own_threads import in_own_thread
 from serving.predict import Predictor, predicting
 from serving.push import PushDoor
@@ -44,6 +43,7 @@ from serving.sidecar import SidecarAccess
 from serving.status_codes import ErrorInterceptor
 from serving.telemetry import ObservingInterceptor, Telemetry, TelemetryOptions, open_telemetry
 from serving.view_gauges import JobStates, Totals, watch_quarantine, watch_views
+from serving.vitals import Vitals
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from serving.wire import Limits
 
@@ -127,12 +127,14 @@ async def _serve_until_signal(
     loop = asyncio.get_running_loop()
     if options.worker:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # it ends with the supervisor
-    async with serving(engine, options, telemetry, push, kept_from_collection()) as address:
-        ready(address)
+    async with contextlib.AsyncExitStack() as stack:
+        async with unless_stopped(stop):
+            running = serving(engine, options, telemetry, push, kept_from_collection())
+            ready(await stack.enter_async_context(running))
+            stack.callback(log.info, "stopping: no new requests, running ones have %g s", options.drain_s)
         await stop.wait()
         if options.worker:
             loop.remove_reader(sys.stdin.fileno())
-        log.info("stopping: no new requests, running ones have %g s", options.drain_s)
 
 
 @contextlib.asynccontextmanager
@@ -149,6 +151,8 @@ async def serving(
     """
     telemetry = telemetry or Telemetry()
     warn_if_exposed(options.host, options.auth, options.tls, "serving.host")
+    # Before anything is loaded: it shows how far a preload is.
+    telemetry.metrics.watch(CACHE_BYTES, lambda: {} if engine.cache is None else {(): engine.cache.size_bytes})
     door = Door(options.auth)
     await door.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -171,8 +175,10 @@ async def serving(
         try:
             gateway = _gateway(engine, telemetry, options, door, rooms, push, predictor)
             async with _following(engine, options.poll_s), gateway:
+                telemetry.ready = True
                 yield address
         finally:
+            telemetry.ready = False
             await vitals.enter_graceful_shutdown()
             await server.stop(options.drain_s)
 
@@ -248,8 +254,8 @@ async def _follow(engine: Engine, poll_s: float) -> None:
             trouble.met(error)
 
 
-async def _add_health_and_reflection(server: grpc.aio.Server) -> health_aio.HealthServicer:
-    vitals = health_aio.HealthServicer()
+async def _add_health_and_reflection(server: grpc.aio.Server) -> Vitals:
+    vitals = Vitals()
     for name in (health.OVERALL_HEALTH, SERVICE):
         await vitals.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(vitals, server)

@@ -13,6 +13,7 @@ from functools import partial
 import grpc
 import grpc.aio
 
+from featurestore.errors import ServingError
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
 from serving.access.principal import caller
 from serving.admission import Rooms
@@ -49,11 +50,10 @@ class FeatureServing:
             "GetOnlineFeatures": self.get_online_features,
             "DescribeService": self.describe_service,
             "GetFreshness": self.get_freshness,
+            "Predict": self.predict,
         }
         if self._push is not None:
             methods["Push"] = self.push
-        if self._predictor is not None:
-            methods["Predict"] = self.predict
         return grpc.method_handlers_generic_handler(
             SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         )
@@ -70,7 +70,10 @@ class FeatureServing:
 
     async def predict(self, message: bytes, context: Context) -> bytes:
         """Predict. What the lookup leaves of the deadline is the model's."""
-        assert self._predictor is not None
+        if self._predictor is None:
+            raise ServingError(
+                "this server asks no model; set inference.address to that of a sidecar, or ask a server that has one"
+            )
         async with _in_time(context), self._rooms.predictions.inside():
             return await self._predictor.predict(message, caller(), self._threads)
 
@@ -90,9 +93,13 @@ class FeatureServing:
     async def push(self, message: bytes, context: Context) -> bytes:
         """Push. It is finished even when the caller has given up: half of it may be durable by then."""
         assert self._push is not None
-        async with _in_time(context), self._rooms.pushes.inside():
-            # Not the threads of lookups: a push waits for disks.
-            return await asyncio.to_thread(self._push.answer, message, caller())
+        room = self._rooms.pushes
+        async with _in_time(context):
+            entered = await room.enter()
+            # Not the threads of lookups: a push waits for disks. It keeps its place until it is done.
+            work = asyncio.create_task(asyncio.to_thread(self._push.answer, message, caller()))
+            work.add_done_callback(lambda _: room.leave(entered))
+            return await asyncio.shield(work)
 
 
 def _in_time(context: Context) -> AbstractAsyncContextManager[object]:

@@ -138,9 +138,10 @@ def told(error: Exception, method: str, request_id: str) -> tuple[grpc.StatusCod
     if code is grpc.StatusCode.INTERNAL:
         log.error("request %s: %s failed", request_id, method, exc_info=error)
         return code, f"a defect of the server; it is in its log under request id {request_id}"
+    says = str(error) or "the deadline passed before the answer was there"
     if (more := _refusals.take()) is not None:
-        log.info("request %s: %s refused with %s: %s%s", request_id, method, code.name, error, more)
-    return code, str(error) or "the deadline passed before the answer was there"
+        log.info("request %s: %s refused with %s: %s%s", request_id, method, code.name, says, more)
+    return code, says
 
 
 def request_id_of(context: Context) -> str:

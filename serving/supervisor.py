@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from featurestore.errors import ConfigError, ServingError
+from serving.event_loop import unless_stopped
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +105,11 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._roll.set)
         places = range(self._options.workers)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with unless_stopped(self._stop), asyncio.TaskGroup() as tasks:
                 for place in places:
                     tasks.create_task(self._fill(place))
+            if self._stop.is_set():
+                return
             ready()
             async with asyncio.TaskGroup() as tasks:
                 keeping = [tasks.create_task(self._keep(place)) for place in places]

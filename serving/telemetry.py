@@ -18,7 +18,7 @@ import grpc.aio
 from featurestore.errors import ConfigError
 from serving.exposition import Collect, metrics_port
 from serving.logs import LogOptions, SlowRequests, configure
-from serving.metrics import IN_FLIGHT, Metrics
+from serving.metrics import IN_FLIGHT, READY, Metrics
 from serving.observing import REQUEST_ID, TRACEPARENT, Call, enter, request_id_from
 from serving.status_codes import Context, UnaryMethod
 
@@ -66,6 +66,9 @@ class Telemetry:
         self._slow = None if slow_s is None else SlowRequests(slow_s)
         self._in_flight = 0
         self.metrics.watch(IN_FLIGHT, lambda: {(): self._in_flight})
+        #: Whether requests are taken: neither before all is warm, nor while the process drains.
+        self.ready = False
+        self.metrics.watch(READY, lambda: {(): int(self.ready)})
 
     def begin(self, method: str, request_id: str | bytes | None, traceparent: str | bytes | None) -> Call:
         """A call that is the current one from here on; on the event loop's thread, as `end` is."""

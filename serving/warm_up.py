@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -55,8 +56,8 @@ async def preload(
     """Fill the cache; nobody else may use it meanwhile. Raises nothing that a store does: a cold worker serves too."""
     remembered = await asyncio.to_thread(hot.load)
     while options.policies:
-        began = time.monotonic()
-        late = partial(_passed, float("inf") if options.required else began + options.timeout_s)
+        began, given_up = time.monotonic(), threading.Event()
+        late = partial(_is_over, given_up, float("inf") if options.required else began + options.timeout_s)
         work = Preload(
             cache=cache,
             store=store,
@@ -78,11 +79,13 @@ async def preload(
                 log.warning("preload: failed with %s entries; serving: %s", f"{len(cache):,}", error)
                 return
             log.warning("preload: failed, not ready, tried again in %g s: %s", AGAIN_S, error)
+        finally:
+            given_up.set()  # a thread does not notice that nobody waits for it any more
         await asyncio.sleep(AGAIN_S)
 
 
-def _passed(moment: float) -> bool:
-    return time.monotonic() > moment
+def _is_over(given_up: threading.Event, moment: float) -> bool:
+    return given_up.is_set() or time.monotonic() > moment
 
 
 @asynccontextmanager

@@ -133,7 +133,9 @@ def decode_columns(columns: Iterable[pb.Column], what: str, limits: Limits) -> d
         limits.check_rows(column.rows, what, name)
         if name in decoded:
             raise InputError(f"{what} {name!r} is given twice; give each column once")
-        decoded[name] = decode_column(column, what)
+        values = decode_column(column, what)
+        # Who writes a column without a value cannot know its type, and it fits every one.
+        decoded[name] = pa.nulls(len(values)) if values.null_count == len(values) else values
     return decoded
 
 

@@ -26,6 +26,7 @@ class SqliteReader:
 
     def __init__(self, opened: Callable[[], OnlineStore], timeout_s: float) -> None:
         self._opened, self._timeout_s = opened, timeout_s
+        self._store: OnlineStore | None = None
 
     async def connect(self) -> None:
         """Open the file."""
@@ -37,12 +38,15 @@ class SqliteReader:
         return await self._patiently(lambda: self._read(wanted, tokens), in_thread=large)
 
     async def close(self) -> None:
-        """Close the file."""
-        self._store.close()
+        """Close the file, if it was opened."""
+        if self._store is not None:
+            self._store.close()
 
     def _read(self, wanted: Sequence[Wanted], tokens: Sequence[WantedTokens]) -> Fetched:
-        found = [self._store.tokens(asked.ref, asked.buckets) for asked in tokens]
-        return Fetched([self._store.read(asked.ref, asked.keys) for asked in wanted], found)
+        store = self._store
+        assert store is not None, "connect() comes first"
+        found = [store.tokens(asked.ref, asked.buckets) for asked in tokens]
+        return Fetched([store.read(asked.ref, asked.keys) for asked in wanted], found)
 
     async def _patiently(self, work: Callable[[], Result], *, in_thread: bool) -> Result:
         loop = asyncio.get_running_loop()

@@ -39,12 +39,13 @@ Mask = NDArray[np.bool_]
 BOUND_US = 1_000_000
 EXAMPLES_MAX = 5
 
-UNNOTED = "publish not noted"
+UNNOTED, AWAY = "publish not noted", "store away"
 CAUSES = {
     LOST: "an acknowledged write was gone when this was served: a flush, a restart without persistence, an old backup",
     FOREIGN: "history never held this row, or holds other values for it: something else wrote to the store",
     DEFINITION: "the view or a field is not applied here, or the row is judged otherwise: another registry served it",
-    CODEC: "the row, or its key, could not be read",
+    CODEC: "the key of the record could not be read",
+    AWAY: "the store did not answer and no cache had the row, and the client was told so: its status was ERROR",
     UNNOTED: "history holds the row, and no publish had brought it by then: a job was cut short between write and note",
 }
 
@@ -146,7 +147,6 @@ class ServedVerifier:
         least, greatest = self._published(records, first), self._published(records, last)
         jumped = self._stretch_of(first) != self._stretch_of(last)
         fields = [self.view.fields[name] for name in names]
-        judged = records.statuses != Status.ERROR
         held, nulls = self._held(records, fields)
         below = _sides(records.served, least) < 0
         above = _sides(records.served, greatest) > 0
@@ -156,7 +156,8 @@ class ServedVerifier:
         causes[jumped | gone | records.unconfirmed] = ""
         causes[records.served.found & ~held] = FOREIGN
         causes[(causes == "") & ~self._judged_alike(records, nulls)] = DEFINITION
-        causes[~judged | ~readable] = CODEC
+        causes[records.statuses == Status.ERROR] = AWAY
+        causes[~readable] = CODEC
         equal = causes == ""
         parity.uncertain += int(np.count_nonzero(equal & (jumped | (_sides(least, greatest) != 0))))
         parity.late += int(np.count_nonzero(equal & (_sides(records.served, self._known(records)) < 0)))

@@ -161,6 +161,28 @@ def test_workers_end_when_their_supervisor_was_killed(repository: Path) -> None:
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_is_not_ready_yet_ends_when_told_to(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Its preload waits for a file that nobody makes."""
+    settings = {"POLICIES": "file", "KEYS_FILE": str(tmp_path / "none.csv"), "ON_FAILURE": "wait"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"FEATURESTORE_PRELOAD_{name}", value)
+    monkeypatch.setenv("FEATURESTORE_NEAR_CACHE_MEGABYTES", "8")
+    command = [*COMMAND, "-C", str(repository), "serve", "--port", "0", "--workers", str(workers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "failed, not ready" in process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            out, said = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (0, ""), said
+    assert "Traceback" not in said
+
+
 def test_workers_that_cannot_start_end_it_with_their_exit_code(repository: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"not a database, whatever its name says" * 100)

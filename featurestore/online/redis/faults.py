@@ -43,7 +43,7 @@ def is_passing(error: BaseException) -> bool:
 
 def in_our_words(where: str, error: BaseException) -> FeatureStoreError:
     """The error to raise for `error`; `where` names the store, without its password."""
-    said = str(error)
+    said = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
     if (fault := _tls_error(error)) is not None:
         return _tls_fault(where, fault)
     match error:

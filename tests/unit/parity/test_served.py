@@ -15,7 +15,7 @@ import pytest
 from featurestore import FeatureService, FeatureStore, FixedClock, Status
 from featurestore.online.keys import encode_keys
 from featurestore.parity.report import CODEC, DEFINITION, FOREIGN, LOST
-from featurestore.parity.served import UNNOTED, ServedParity
+from featurestore.parity.served import AWAY, UNNOTED, ServedParity
 from featurestore.served_log import SCHEMA, ReadLog
 from featurestore.status import StaleReason
 from materialization.job import Request
@@ -281,7 +281,7 @@ def rewritten(log: Path, **columns: pa.Array) -> None:
 @pytest.mark.parametrize(
     ("columns", "cause"),
     [
-        ({"status": pa.array([Status.ERROR, Status.PRESENT], pa.uint8())}, CODEC),
+        ({"status": pa.array([Status.ERROR, Status.PRESENT], pa.uint8())}, AWAY),
         ({"key": pa.array([b"\xff", key("LGA")[0].as_py()], pa.binary())}, CODEC),
         ({"status": pa.array([Status.EXPIRED, Status.PRESENT], pa.uint8())}, FOREIGN),
         ({"status": pa.array([Status.NULL, Status.PRESENT], pa.uint8())}, DEFINITION),

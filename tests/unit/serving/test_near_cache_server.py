@@ -14,11 +14,13 @@ from featurestore.online.redis import RedisAddress, RedisOnlineStore
 from featurestore_client import FeatureClient, OnlineReply, Retries, StaleReason, Unavailable
 from serving import cached_reader
 from serving.engine import Engine
+from serving.metrics import CACHE_BYTES, READY
 from serving.server import ServeOptions
+from serving.telemetry import Telemetry
 from serving.warm_up import NearCacheOptions, PreloadOptions
 from tests.fix_redis import RedisProcess
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import server
+from tests.unit.serving.running import gauge, server
 from tests.unit.serving.world import CLOCK, HOUR_US, NOW_US, World, weather
 from tests.waiting import WAIT_S, until
 
@@ -127,6 +129,17 @@ def test_without_a_store_cached_rows_are_stale_and_others_errors_where_that_is_a
         until(lambda: statuses(client, "JFK") == [Status.PRESENT])
 
 
+def test_a_row_that_was_unconfirmed_for_too_long_is_an_error_without_its_values(
+    backend: Backend, tmp_path: Path, redis_server: RedisProcess
+) -> None:
+    serving = engine(backend, tmp_path, bound_s=SHORT_S, unconfirmed_max_s=2 * SHORT_S)
+    with server(serving, OPTIONS) as running, FeatureClient(running.target) as client:
+        assert asked(client, "JFK").to_numpy()["temp"].tolist() == [1.5]
+        redis_server.kill()
+        until(lambda: statuses(client, "JFK") == [Status.ERROR])
+        assert asked(client, "JFK").validity()["temp"].tolist() == [False]
+
+
 def test_without_a_store_requests_fail_where_nothing_else_is_asked_for(
     backend: Backend, tmp_path: Path, redis_server: RedisProcess
 ) -> None:
@@ -162,19 +175,22 @@ def test_a_required_preload_keeps_the_worker_from_getting_ready_until_it_succeed
     from serving import warm_up
 
     monkeypatch.setattr(warm_up, "AGAIN_S", 0.05)
-    late = tmp_path / "late.parquet"
+    late, telemetry = tmp_path / "late.parquet", Telemetry()
     waited: list[str] = []
 
     def warned(message: str, *parts: object) -> None:
         waited.append(message)
+        assert (gauge(telemetry, READY), gauge(telemetry, CACHE_BYTES)) == (0, 0)
         if len(waited) == 2:
             pq.write_table(pa.table({"origin": ["JFK"]}), late)
 
     monkeypatch.setattr(warm_up.log, "warning", warned)
     waiting = engine(backend, tmp_path, policies=("file",), keys_file=late, required=True)
-    with server(waiting, OPTIONS) as running, FeatureClient(running.target) as client:
+    with server(waiting, OPTIONS, telemetry) as running, FeatureClient(running.target) as client:
         assert len(waited) == 2
         assert waiting.cache is not None
+        assert (gauge(telemetry, READY), gauge(telemetry, CACHE_BYTES)) == (1, waiting.cache.size_bytes)
+        assert waiting.cache.size_bytes > 0
         waiting.cache.counts.clear()
         assert statuses(client, "JFK") == [Status.PRESENT]
         assert waiting.cache.counts["weather@1"].misses == 0

@@ -214,6 +214,15 @@ def test_a_sidecar_that_hangs_costs_its_time_and_no_more(world: World) -> None:
         assert len(client.get_online_features("departures", KEYS, request=REQUEST)) == 2
 
 
+def test_a_server_without_a_sidecar_says_so(backend: Backend) -> None:
+    with (
+        server(backend.engine()) as target,
+        FeatureClient(target.target) as client,
+        pytest.raises(Refused, match=r"asks no model; set inference\.address"),
+    ):
+        client.predict("departures", "late", KEYS, request=REQUEST)
+
+
 def test_more_rows_than_the_model_takes_are_refused(world: World) -> None:
     write_model(world.models, "busy")
     (world.models / "busy" / "config.toml").write_text("max_batch_rows = 1\n")

@@ -182,6 +182,12 @@ REFUSALS: dict[str, tuple[grpc.StatusCode, str, tuple[object, ...], dict[str, ob
         ("departures", KEYS | {"number": [1]}),
         {"request": {"hour": [24]}},
     ),
+    "no request fields": (
+        BAD,
+        "no request field 'hour', nor any other$",
+        ("airport_now", KEYS),
+        {"request": {"hour": [1]}},
+    ),
     "no matrix": (BAD, "the matrix has no place for .*decimal_", ("all_types", {"id": [1]}), {"format": "matrix"}),
     "max_age": (BAD, "above zero", ("airport_now", KEYS), {"max_age": timedelta(0)}),
 }

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal as Number
@@ -20,8 +21,9 @@ import pytest
 from featurestore import Bool, Bytes, Date, Decimal, Float32, Float64, Int32, Int64, List, Status, String, Timestamp
 from featurestore.arrow_types import arrow_type
 from featurestore.dtypes import DType
-from featurestore.errors import InputError, NotFoundError, PermissionDenied, ServingError
+from featurestore.errors import InputError, NotFoundError, PermissionDenied, ServingError, Unauthenticated
 from featurestore_client import FeatureClient
+from serving import rest as rest_module
 from serving.rest import BODY_BYTES_MAX
 from serving.rest_values import columns_from_json, json_values
 from serving.telemetry import Telemetry
@@ -29,6 +31,7 @@ from tests.unit.serving.conftest import Backend
 from tests.unit.serving.gateway import gateway
 from tests.unit.serving.running import server
 from tests.unit.serving.world import EVERY_TYPE, HOUR_US, NOW_US, matches_bits
+from tests.waiting import WAIT_S
 
 ROUTE = "/get-online-features"
 
@@ -354,6 +357,34 @@ def test_nothing_is_told_to_a_caller_before_it_is_known_and_allowed(backend: Bac
             assert guest.get("/metrics").status_code == 409
             unknown = refused(guest, 404, features=["weather:temp", "weather:tmp"], entities={"origin": ["JFK"]})
             assert "known: weather@1" in unknown["detail"]
+
+
+async def nobody_known(authorization: Sequence[str]) -> Guest:
+    raise Unauthenticated("say who you are")
+
+
+def test_a_refusal_outside_of_lookups_has_an_id_in_the_log_too_and_names_the_scheme(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.INFO),
+        gateway(backend.engine(), Telemetry(), backend.limits, nobody_known) as base,
+    ):
+        reply = httpx.get(f"{base}/metrics")
+    assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+    assert reply.json()["request_id"] in caplog.text
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_module, "TIMEOUT_S", 0.2)
+    with gateway(backend.engine(), Telemetry(), backend.limits) as base:
+        address = httpx.URL(base)
+        with socket.create_connection((address.host, address.port), timeout=WAIT_S) as sender:
+            head = "POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            sender.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+            assert sender.recv(100).startswith(b"HTTP/1.1 504 ")
 
 
 # ---------------------------------------------------------------- around it

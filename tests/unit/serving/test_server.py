@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from featurestore import FeatureService, Field, Int32
 from featurestore.errors import FeatureStoreError
 from featurestore.registry.definitions import Definitions
-from featurestore_client import FeatureClient, RequestFailed
+from featurestore_client import DeadlineExceeded, FeatureClient, RequestFailed
 from featurestore_client._pb.featurestore.serving.v1 import serving_pb2 as pb
+from featurestore_client.columns import encode_column
+from serving.access.principal import ANYONE
+from serving.metrics import QUEUE_DEPTH
 from serving.server import ServeOptions
+from serving.telemetry import Telemetry
 from tests.unit.serving.conftest import Backend
-from tests.unit.serving.running import raw_call, server
+from tests.unit.serving.running import gauge, raw_call, server
 from tests.unit.serving.world import (
     DEFINITIONS,
     HOUR_US,
+    NOW,
     NOW_US,
     delays,
     weather,
 )
-from tests.waiting import until
+from tests.waiting import WAIT_S, until
 
 
 @pytest.fixture
@@ -86,6 +97,61 @@ def test_rows_of_a_schema_applied_a_moment_ago_are_read(backend: Backend) -> Non
 
         assert client.get_online_features(["weather:temp"], {"origin": ["JFK"]}).to_numpy()["temp"].tolist() == [9.0]
         assert client.get_online_features(["weather:gust"], {"origin": ["JFK"]}).to_numpy()["gust"].tolist() == [3]
+
+
+def test_rows_of_a_schema_applied_a_moment_ago_are_read_by_all_who_meet_them_at_once(backend: Backend) -> None:
+    """The first to meet one reads the registry; the others find that done, and need the new definitions as well."""
+    engine = backend.engine()
+    newer = replace(weather, schema=[*weather.schema, Field(name="gust", dtype=Int32)])
+    backend.apply(replace(DEFINITIONS, views={**DEFINITIONS.views, newer.ref: newer}))
+    columns = {"temp": [9], "wind": [None], "sky": [None], "gust": [3]}
+    backend.world.put(newer, {"origin": ["JFK"]}, columns, NOW_US + 1, schema_id=2)
+    request = pb.GetOnlineFeaturesRequest(service="airport_now", keys=[encode_column("origin", ["JFK"])])
+
+    async def ask() -> list[bytes]:
+        async with engine.reading(1.0):
+            asked = (engine.lookup(request.SerializeToString(), ANYONE) for _ in range(4))
+            return await asyncio.gather(*asked)
+
+    replies = asyncio.run(ask())
+    assert [pb.GetOnlineFeaturesResponse.FromString(reply).rows for reply in replies] == [1] * 4
+
+
+def test_a_push_whose_caller_has_gone_keeps_its_place_until_it_is_done(backend: Backend, tmp_path: Path) -> None:
+    rows = {"origin": ["JFK"], "time": [NOW], "temp": pa.array([1], pa.float32()), "wind": [1.0], "sky": ["rain"]}
+    writer, telemetry = sqlite3.connect(tmp_path / "online.db", isolation_level=None), Telemetry()
+    with (
+        contextlib.closing(writer),
+        server(backend.engine(), telemetry=telemetry, push=backend.push_door()) as running,
+        FeatureClient(running.target) as client,
+        ThreadPoolExecutor(1) as callers,
+    ):
+        writer.execute("BEGIN IMMEDIATE")
+
+        def queues() -> bool:
+            """Whether one more push has to wait for a place; gives up on it soon."""
+            push, queued = callers.submit(client.push, "weather", rows, timeout_s=0.3), False
+            while not push.done():
+                time.sleep(0.01)
+                queued = queued or gauge(telemetry, QUEUE_DEPTH) == 1
+            assert isinstance(push.exception(), DeadlineExceeded)
+            return queued
+
+        until(queues)
+        writer.execute("ROLLBACK")
+        assert client.push("weather", rows, timeout_s=WAIT_S).statuses.tolist() == [pb.PUSH_STATUS_DUPLICATE]
+
+
+def test_columns_without_a_value_are_of_every_type(backend: Backend) -> None:
+    """A Python list of nothing but None, or of nothing at all, does not say what it would hold."""
+    with server(backend.engine(), push=backend.push_door()) as running, FeatureClient(running.target) as client:
+        asked = client.get_online_features("airport_now", {"origin": [None, None]})
+        assert asked.statuses["weather@1"].tolist() == [3, 3]
+        assert len(client.get_online_features("airport_now", {"origin": []})) == 0
+        row = {"origin": ["JFK"], "time": [NOW + timedelta(1)], "temp": [None], "wind": [None], "sky": [None]}
+        assert client.push("weather", row).statuses.tolist() == [pb.PUSH_STATUS_ACCEPTED]
+        with pytest.raises(RequestFailed, match="INVALID_ARGUMENT: join key 'origin' is int64, it must be string"):
+            client.get_online_features("airport_now", {"origin": [None, 1]})
 
 
 def test_a_row_that_nobody_can_read_keeps_the_server_from_getting_ready(backend: Backend) -> None:

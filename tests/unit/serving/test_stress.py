@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from featurestore import Status
 from featurestore.online.redis import RedisAddress, RedisOnlineStore
@@ -152,6 +153,23 @@ def test_the_breaker_shows_whether_requests_reach_the_store(redis_server: RedisP
         until(lambda: engine.breaker_state is CircuitState.CLOSED)
 
 
+def test_a_store_that_comes_back_and_refuses_is_no_longer_given_up_on(
+    redis_server: RedisProcess, caller: Caller
+) -> None:
+    redis_server.client.ping()  # connected while it can be
+    redis_server.pause()
+    with ThreadPoolExecutor(1) as threads:
+        refused = threads.submit(redis_server.client.execute_command, "ACL", "SETUSER", "default", "-hget")
+        assert {caller.refusal() for _ in range(2 * FAILURES_MAX)} == {UNAVAILABLE}
+        redis_server.resume()
+        assert refused.result(WAIT_S)
+    until(lambda: caller.begin(WAIT_S).code() is grpc.StatusCode.FAILED_PRECONDITION)
+    assert "lacks a privilege" in (caller.begin(WAIT_S).details() or "")
+
+    redis_server.client.execute_command("ACL", "SETUSER", "default", "+hget")
+    assert caller.status() == Status.PRESENT
+
+
 def test_requests_under_way_are_answered_while_the_server_drains(redis_server: RedisProcess, backend: Backend) -> None:
     options, telemetry = ServeOptions(port=0, drain_s=WAIT_S, store_timeout_s=WAIT_S), Telemetry()
     with server(backend.engine(), options, telemetry) as running, Caller(running.target) as caller:
@@ -166,6 +184,18 @@ def test_requests_under_way_are_answered_while_the_server_drains(redis_server: R
         for call in under_way:
             assert pb.GetOnlineFeaturesResponse.FromString(call.result()).views[0].statuses[0] == Status.PRESENT
         running.join()
+
+
+def test_who_watches_the_health_of_a_server_does_not_hold_up_its_end(backend: Backend) -> None:
+    with (
+        server(backend.engine(), ServeOptions(port=0, drain_s=10 * WAIT_S)) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        running.stop()
+        running.join()
+        assert {told.status for told in watched} <= {health_pb2.HealthCheckResponse.NOT_SERVING}
 
 
 def test_a_flushed_store_has_no_rows_until_they_are_written_again(
