@@ -61,7 +61,7 @@ def run(
 def served(store: FeatureStore, shape: Shape) -> pa.Table:
     """A sample of the entities with the values that we serve."""
     keys = np.random.default_rng(SEED).choice(shape.meters, size=min(SAMPLE, shape.meters), replace=False)
-    answer = store.get_online_features({world.KEY: keys.astype(np.int64)}, world.SERVICE).to_arrow(keys=True)
+    answer = store.get_online_features(world.SERVICE, {world.KEY: keys.astype(np.int64)}).to_arrow(keys=True)
     return answer.select([world.KEY, *shape.fields])
 
 

@@ -300,8 +300,8 @@ class FeatureStore:
 
     def get_online_features(
         self,
-        keys: Mapping[str, object] | Sequence[Mapping[str, str]] | Path,
         service: str | None = None,
+        keys: Mapping[str, object] | Sequence[Mapping[str, str]] | Path | None = None,
         *,
         features: Sequence[str] | None = None,
         max_age: timedelta | None = None,
@@ -310,8 +310,13 @@ class FeatureStore:
         """The serving answer, read from the online store directly.
 
         `keys` holds a column of values for each join key and request field; it may be rows of text, as the command
-        takes them, or the path of a Parquet, CSV or Arrow file.
+        takes them, or the path of a Parquet, CSV or Arrow file. Without a service, name them: `keys=`, `features=`.
         """
+        if keys is None or not isinstance(service, str | None):
+            raise InputError(
+                "give the feature service, then its keys: get_online_features('ranking', {'driver_id': [1001, 1002]}); "
+                "or features and keys by name: get_online_features(features=['view:field'], keys=...)"
+            )
         from serving.local import answer, answer_file, answer_texts, local_lookup
 
         repository = self.repository

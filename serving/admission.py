@@ -7,13 +7,19 @@ the others when to come back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from featurestore.errors import ServingError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Of the event loop, some 3 us each when nothing else is to do. A call that comes to gRPC is heard of some four later.
 ROUNDS = 10
@@ -159,18 +165,47 @@ class Admission:
             self._let_in(count, loop)
 
     @asynccontextmanager
-    async def inside(self) -> AsyncIterator[None]:
-        """Come in, and go at the end of the block."""
-        entered = await self.enter()
+    async def inside(self) -> AsyncIterator[Place]:
+        """Come in, and go at the end of the block, or of what was begun there and cannot be broken off."""
+        place = Place(self, await self.enter())
         try:
-            yield
+            yield place
         finally:
-            self.leave(entered)
+            place.give_back()
 
     def _retry_after_ms(self) -> int:
         """When those who are here will have gone, at the pace of late."""
         ahead = self.in_flight + len(self._queue)
         return max(1, round(1e3 * self._mean_s * ahead / self._in_flight_max))
+
+
+class Place:
+    """That of one who is inside."""
+
+    def __init__(self, room: Admission, entered: float) -> None:
+        self._room, self._entered = room, entered
+        self._work: asyncio.Task[Any] | None = None
+
+    async def finish(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, done in a thread. It is finished, and keeps the place, whoever gives up waiting."""
+        task = self._work = asyncio.create_task(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell_of_failure)
+            raise
+
+    def give_back(self) -> None:
+        """Go; with work that is not done yet, go then."""
+        if self._work is None or self._work.done():
+            self._room.leave(self._entered)
+        else:
+            self._work.add_done_callback(lambda _: self._room.leave(self._entered))
+
+
+def _tell_of_failure(work: asyncio.Task[Any]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.warning("what was finished for a caller who had gone failed: %s", error)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,8 @@ class CachedReader:
     async def _follow(self) -> None:
         """Read the tokens of the buckets in use, each twice within the bound."""
         period_s = self.cache.bound_s / 2
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         trouble = Trouble(log, "near cache: tokens cannot be read", "near cache: tokens are read again")
         while True:
             met: FeatureStoreError | None = None
@@ -136,7 +138,9 @@ class CachedReader:
                 except FeatureStoreError as error:
                     met = error
                     trouble.met(error)
-                await asyncio.sleep(period_s / len(parts))
+                # By the clock: what reading takes is part of the period.
+                due = max(due + period_s / len(parts), loop.time())
+                await asyncio.sleep(due - loop.time())
             if not parts:
                 await asyncio.sleep(period_s)
             elif met is None:

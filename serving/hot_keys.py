@@ -43,7 +43,7 @@ class HotKeys:
         """A request asked for these."""
         self._requests += 1
         if self._requests % SAMPLE == 0 and len(self._waiting) < WAITING_MAX:
-            self._waiting += wanted
+            self._waiting.extend(wanted)  # `+=` would put back a list that was folded meanwhile
 
     def fold(self) -> None:
         """Count what was noted."""

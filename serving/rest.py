@@ -48,6 +48,8 @@ from serving.wire import FeatureChoice, Limits, LookupRequest, feature_choice
 BODY_BYTES_MAX = 8 << 20
 #: HTTP requests bring no deadline, and nobody waits for ever.
 TIMEOUT_S = 30.0
+#: Where a request's scope holds the place that it was given.
+_PLACE = "featurestore.place"
 LOOKUP, PUSH, PREDICT = "/get-online-features", "/push", "/predict"
 #: Routes that are admitted, timed and counted.
 OBSERVED = frozenset({LOOKUP, PUSH, PREDICT})
@@ -293,7 +295,7 @@ def _add_push(app: FastAPI, push: PushDoor, limits: Limits, authenticate: Authen
         caller.require_push(asked.push_source_name)
         try:
             # Not the threads of lookups: a push waits for disks. It is finished even when the caller has given up.
-            body = await asyncio.to_thread(answer_push, push, asked, limits)
+            body = await request.scope[_PLACE].finish(partial(answer_push, push, asked, limits))
         except NotFoundError as error:
             raise caller.discreet(error) from None
         return Response(body, media_type="application/json")
@@ -421,7 +423,8 @@ class _Observed:
         async def again() -> Any:
             return parts.pop() if parts else await receive()
 
-        async with asyncio.timeout(TIMEOUT_S), self._rooms[scope["path"]].inside():
+        async with asyncio.timeout(TIMEOUT_S), self._rooms[scope["path"]].inside() as place:
+            scope[_PLACE] = place
             await self._app(scope, again, send)
 
 

@@ -93,13 +93,9 @@ class FeatureServing:
     async def push(self, message: bytes, context: Context) -> bytes:
         """Push. It is finished even when the caller has given up: half of it may be durable by then."""
         assert self._push is not None
-        room = self._rooms.pushes
-        async with _in_time(context):
-            entered = await room.enter()
-            # Not the threads of lookups: a push waits for disks. It keeps its place until it is done.
-            work = asyncio.create_task(asyncio.to_thread(self._push.answer, message, caller()))
-            work.add_done_callback(lambda _: room.leave(entered))
-            return await asyncio.shield(work)
+        async with _in_time(context), self._rooms.pushes.inside() as place:
+            # Not the threads of lookups: a push waits for disks.
+            return await place.finish(partial(self._push.answer, message, caller()))
 
 
 def _in_time(context: Context) -> AbstractAsyncContextManager[object]:

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     features = None if args.features is None else args.features.split(",")
     with context.repository() as repository:
         response = FeatureStore.of(repository).get_online_features(
-            _keys(args),
             args.service,
+            _keys(args),
             features=features,
             max_age=args.max_age,
             full_feature_names=args.full_feature_names,

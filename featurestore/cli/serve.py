@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
         else:
             print(f"serving on {address}")
         sys.stdout.flush()
+        if args.worker:  # the supervisor reads no further, and what nobody reads would fill up
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     with context.repository() as repository:
         repository.finish_interrupted_apply()

@@ -173,8 +173,9 @@ class Gate:
                 f"{', '.join(map(repr, repeated))}; rename all but one in the source"
             )
         if missing:
+            columns = "the column" if len(missing) == 1 else "the columns"
             raise SourceError(
-                f"feature view {self._view.ref}: {batch.source} lacks the column {', '.join(map(repr, missing))}; "
+                f"feature view {self._view.ref}: {batch.source} lacks {columns} {', '.join(map(repr, missing))}; "
                 f"it has: {', '.join(batch.rows.column_names)}"
             )
 

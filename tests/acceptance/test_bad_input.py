@@ -321,7 +321,7 @@ def test_one_view_that_fails_does_not_keep_the_others_from_theirs(inside: Run, s
     (store / "sources" / "stock" / "c.csv").write_text("shop,sku\nfaro,1\n")
     write_spending(store, [*SPENDING, GOOD])
     done = inside(store, "materialize-incremental", "--now", NOW)
-    assert_told(done, 2, ["sources/stock/c.csv lacks the column 'counted_at', 'left', 'price'"])
+    assert_told(done, 2, ["sources/stock/c.csv lacks the columns 'counted_at', 'left', 'price'"])
     assert "stock@1 failed: " in done.out
     shown = inside(store, "get-online-features", "--service", "loyalty", "--key", "customer_id=5", "--json")
     assert shown.ok().json["total"] == [8.0]

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from featurestore import FeatureStore, FixedClock
 from featurestore.clock import parse_instant
+from featurestore.errors import InputError
 from serving import batch_prediction
 from serving.inference.server import SidecarOptions
 from tests.acceptance.shop import NOW, SPINE, SPINE_SCHEMA, make_shop, rows_table
@@ -106,7 +107,9 @@ def test_a_batch_as_of_now_is_bit_equal_to_what_serving_gives(shop: Path, inside
 
     with FeatureStore(shop, clock=FixedClock(parse_instant(NOW, "now"))) as store:
         keys = {name: spine.column(name).combine_chunks() for name in ("customer_id", "shop", "sku", "hour")}
-        online = store.get_online_features(keys, "basket").to_matrix()
+        online = store.get_online_features("basket", keys).to_matrix()
+        with pytest.raises(InputError, match="give the feature service, then its keys"):
+            store.get_online_features(keys, "basket")  # type: ignore[arg-type]
     assert bits(matrix_of(pq.read_table(shop / "m.parquet"))) == bits(online)
     assert np.isnan(online).any()
     answered = pq.read_table(shop / "l.parquet").column("y").to_numpy()

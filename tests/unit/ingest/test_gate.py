@@ -236,7 +236,7 @@ def test_a_refused_row_says_where_it_came_from() -> None:
 
 def test_missing_columns_are_named_with_those_that_are_there() -> None:
     batch = SourceBatch(rows=pa.table({"at": [1], "z": [1]}), source="a.csv", row_numbers=np.arange(1))
-    with pytest.raises(SourceError, match=r"weather@1: a.csv lacks the column 'origin', 'x'; it has: at, z"):
+    with pytest.raises(SourceError, match=r"weather@1: a.csv lacks the columns 'origin', 'x'; it has: at, z"):
         Gate(view_of(Field(name="x", dtype=Int32)), "run", 0).check(batch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -127,6 +128,38 @@ def test_who_is_cancelled_when_it_is_its_turn_passes_it_on() -> None:
         assert (room.in_flight, room.waiting) == (0, 0)
 
     asyncio.run(crowd())
+
+
+def test_work_that_cannot_be_broken_off_keeps_the_place_of_who_gave_up_until_it_is_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done = threading.Event()
+
+    def work() -> None:
+        done.wait(60)
+        raise RuntimeError("the disk is full")
+
+    async def crowd() -> None:
+        room = Admission(1, 1)
+
+        async def one() -> None:
+            async with room.inside() as place:
+                await place.finish(work)
+
+        first = asyncio.create_task(one())
+        await pass_rounds(3)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        second = asyncio.create_task(room.enter())
+        await pass_rounds(3)
+        assert (room.in_flight, room.waiting) == (1, 1)
+        done.set()
+        room.leave(await asyncio.wait_for(second, 60))
+        assert (room.in_flight, room.waiting) == (0, 0)
+
+    asyncio.run(crowd())
+    assert "a caller who had gone failed: the disk is full" in caplog.text
 
 
 def test_no_kind_of_request_takes_the_room_of_another() -> None:

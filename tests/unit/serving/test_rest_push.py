@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import ssl
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from serving.telemetry import Telemetry
 from tests.unit.serving.conftest import Backend
 from tests.unit.serving.gateway import gateway
 from tests.unit.serving.world import EVERY_TYPE, VALUES
+from tests.waiting import until
 
 ROUTE = "/push"
 #: Within the hour before the clock of the world, which stands at 12:00.
@@ -189,6 +192,24 @@ def test_who_comes_when_all_is_full_is_told_when_to_come_back(backend: Backend) 
         full.in_flight = 0
         assert push(rest, rows("FFF"))["statuses"] == ["ACCEPTED"]
     assert (full.shed, full.in_flight) == (2, 0)
+
+
+def test_a_push_that_takes_too_long_keeps_its_place_until_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.rest.TIMEOUT_S", 0.3)
+    rooms = Rooms.of(1, 1, 1)
+    with (
+        Backend.filled(tmp_path) as backend,
+        closing(sqlite3.connect(tmp_path / "online.db", isolation_level=None)) as writer,
+        gateway(backend.engine(), Telemetry(), backend.limits, push=backend.push_door(), rooms=rooms) as base,
+        httpx.Client(base_url=base) as rest,
+    ):
+        writer.execute("BEGIN IMMEDIATE")
+        assert rest.post(ROUTE, json={"push_source_name": "weather", "df": rows("GGG")}).status_code == 504
+        assert rooms.pushes.in_flight == 1
+        writer.execute("ROLLBACK")
+        until(lambda: rooms.pushes.in_flight == 0)
 
 
 # ---------------------------------------------------------------- TLS
