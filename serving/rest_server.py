@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ import uvicorn
 
 from featurestore.errors import ConfigError
 from featurestore.settings_access import TlsSettings
+from serving.access.certificates import PemFiles, refill, server_context, serving_files, watch_certificates
+from serving.access.watched import LOOK_S
 from serving.admission import Rooms
 from serving.engine import Engine
 from serving.predict import Predictor
@@ -21,6 +23,8 @@ from serving.push import PushDoor
 from serving.rest import Authenticate, rest_app
 from serving.telemetry import Telemetry
 from serving.wire import Limits
+
+log = logging.getLogger(__name__)
 
 #: Threads for requests; writing JSON holds the interpreter, so more would only take turns.
 THREADS_MAX = 2
@@ -36,7 +40,7 @@ class RestOptions:
     drain_s: float = 10.0
     #: Let other workers listen at the same port.
     reuse_port: bool = False
-    #: With a certificate HTTPS, as of the start; with a client_ca only for clients that have one of its certificates.
+    #: With a certificate HTTPS, renewed with its files; with a client_ca only for clients that have one of its own.
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
@@ -72,27 +76,55 @@ async def rest_serving(
             push,
             predictor,
         )
-        server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=max(1, round(options.drain_s)),
-                ssl_certfile=options.tls.cert,
-                ssl_keyfile=options.tls.key,
-                ssl_ca_certs=None if options.tls.client_ca is None else str(options.tls.client_ca),
-                ssl_cert_reqs=ssl.CERT_NONE if options.tls.client_ca is None else ssl.CERT_REQUIRED,
-            )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, round(options.drain_s)),
         )
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            scheme = "http" if options.tls.cert is None else "https"
-            yield f"{scheme}://{options.host}:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
+        config.load()
+        server = _Server(config)
+        async with _certified(config, serving_files(options.tls)):
+            running = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                scheme = "http" if options.tls.cert is None else "https"
+                yield f"{scheme}://{options.host}:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                await running
+
+
+@contextlib.asynccontextmanager
+async def _certified(config: uvicorn.Config, files: PemFiles | None) -> AsyncIterator[None]:
+    """HTTPS by the files of the moment, where there are any."""
+    if files is None:
+        yield
+        return
+    watched = watch_certificates(files)
+    served = watched.current()
+    config.ssl = context = server_context(files)
+
+    async def renew() -> None:
+        nonlocal served
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if (pem := watched.current()) is served:
+                continue
+            try:
+                refill(context, files)
+                served = pem
+            except ConfigError as error:  # changed once more, just now
+                log.warning("the certificate of REST is not renewed yet: %s", error)
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _bind(options: RestOptions) -> socket.socket:

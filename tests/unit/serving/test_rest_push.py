@@ -242,6 +242,30 @@ def test_https_is_spoken_where_there_is_a_certificate_and_to_whom_its_clients_ca
             httpx.get(base.replace("https", "http") + "/health")
 
 
+def test_a_renewed_certificate_is_shown_without_a_restart(backend: Backend, tmp_path: Path) -> None:
+    old, new = trustme.CA(), trustme.CA()
+    tls = TlsSettings(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+
+    def put(authority: trustme.CA) -> None:
+        cert = authority.issue_cert("localhost", "127.0.0.1")
+        (tmp_path / "key.pem").write_bytes(cert.private_key_pem.bytes())
+        (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
+
+    def is_shown() -> bool:
+        try:
+            return _health(base, new, None) == 200
+        except httpx.ConnectError:
+            return False
+
+    put(old)
+    with gateway(backend.engine(), Telemetry(), backend.limits, tls=tls) as base:
+        assert _health(base, old, None) == 200
+        put(new)
+        until(is_shown)
+        with pytest.raises(httpx.ConnectError):
+            _health(base, old, None)
+
+
 def _health(base: str, issuer: trustme.CA, certificate: trustme.LeafCert | None) -> int:
     """The status of a call by somebody who trusts one issuer and has a certificate, or none."""
     context = ssl.create_default_context()
