@@ -186,7 +186,8 @@ def _importable(repo: Path, base: Path) -> Iterator[str]:
     finally:
         sys.meta_path.remove(finder)
         sys.path[:] = path
-        for name, module in list(sys.modules.items()):
+        # A copy, since what a list of items would collect meanwhile may import as it ends.
+        for name, module in sys.modules.copy().items():
             if name not in before and _lies_in(module, repo, base):
                 del sys.modules[name]
         for name in hidden:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -68,11 +69,14 @@ def calls_made(work: Callable[[], object]) -> int:
         seen += event in ("call", "c_call")
 
     work()  # whatever is cached, is cached now
+    gc.collect()
+    gc.disable()  # what others left behind would make calls when it is collected
     sys.setprofile(count_call)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return seen
 
 
