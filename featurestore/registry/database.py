@@ -34,6 +34,7 @@ class Database(ABC):
     def __init__(self, engine: Engine, wait_s: float, *, begin_read: str, begin_write: str) -> None:
         """`begin_read` begins a transaction that sees one state, `begin_write` one that holds the writers' lock."""
         self.wait_s = wait_s
+        self._closed = False
         _listen(engine)
         self._reader = engine.execution_options(begin=begin_read)
         self._writer = engine.execution_options(begin=begin_write)
@@ -68,7 +69,8 @@ class Database(ABC):
             yield connection
 
     def close(self) -> None:
-        """Close the pooled connections."""
+        """Close the pooled connections; those in use are closed once their transactions end."""
+        self._closed = True
         self._reader.dispose()
 
     def migrate(self) -> None:
@@ -110,8 +112,13 @@ class Database(ABC):
                 ) from error
             transaction = connection.get_transaction()
             assert transaction is not None
-            with connection, transaction:
-                yield connection
+            with connection:
+                try:
+                    with transaction:
+                        yield connection
+                finally:
+                    if self._closed and not connection.invalidated:
+                        connection.detach()  # else a pool that nobody closes any more would keep it
 
 
 def _begun(engine: Engine) -> Connection:

@@ -46,8 +46,6 @@ def standing_still(postgres: LocalServer) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-# Slow: the threads that it leaves to themselves may end after the registry was closed, in another test's time.
-@pytest.mark.slow
 def test_a_silent_registry_keeps_neither_scrapes_nor_lookups_nor_the_end_waiting(tmp_path: Path) -> None:
     with local_server() as postgres, Backend.filled(tmp_path, registry=postgres.url) as backend:
         telemetry = Telemetry(TelemetryOptions(project="test"))

@@ -57,6 +57,15 @@ def end_sessions(url: str) -> None:
         connection.execute(f"SELECT pg_terminate_backend(pid) {SESSIONS}")
 
 
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_a_connection_in_use_when_the_registry_closes_is_closed_after_it(url: str, kind: str) -> None:
+    with opened(url) as (database, _), getattr(database, kind)() as connection:
+        session = connection.connection.driver_connection
+        database.close()
+        assert not session.closed
+    assert session.closed
+
+
 # ------------------------------------------------------------------ where it lies
 
 
